@@ -1,0 +1,45 @@
+# make train | test | lint | benchmark | conformance: each sets up what it needs, once per change of pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+GYM100 := .venv-gym100
+RUN := $(VENV)/bin/python
+# One thread per library: the learner's small networks lose time to a second one as soon as another process is busy.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+# pip's own range comes first in the command, so that an index with a CPU build of torch is asked for that one.
+TORCH := "torch>=2.6,<2.14"
+
+.PHONY: train test test-slow lint benchmark conformance clean
+
+train: $(VENV)/.installed
+	$(RUN) -m experiments.train ppo_flash
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile -q
+
+test-slow: $(VENV)/.installed
+	$(RUN) -m pytest -m slow -q
+
+lint: $(VENV)/.installed
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+benchmark: $(VENV)/.installed
+	$(RUN) -m experiments.benchmark
+
+conformance: $(GYM100)/.installed
+	$(GYM100)/bin/python -m pytest -m conformance -q --ignore=tests/agents --ignore=tests/experiments
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet $(TORCH) -e ".[dev]"
+	touch $@
+
+$(GYM100)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(GYM100)
+	$(GYM100)/bin/python -m pip install --quiet "gymnasium==1.0.0" -e ".[data,test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(GYM100) build dist .pytest_cache .mypy_cache .ruff_cache
