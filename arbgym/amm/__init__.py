@@ -1,0 +1,21 @@
+"""Pool mathematics: exact integer models of the contracts, and (in their own modules) float64 kernels and sizing.
+
+Here are the exact models, which need nothing but Python. Kernels live in ``arbgym.amm.cycle`` (constant-product quotes
+and n-hop cycles), ``arbgym.amm.ranges`` (swaps over liquidity ranges) and ``arbgym.amm.route`` (two-pool sizing).
+"""
+
+from arbgym.amm.concentrated import ConcentratedPool
+from arbgym.amm.constant_product import ConstantProductPool, get_amount_in, get_amount_out, quote_liquidity
+from arbgym.amm.result import ConcentratedSwap, ConstantProductSwap, PoolError, SwapResult
+
+__all__ = [
+    "ConcentratedPool",
+    "ConcentratedSwap",
+    "ConstantProductPool",
+    "ConstantProductSwap",
+    "PoolError",
+    "SwapResult",
+    "get_amount_in",
+    "get_amount_out",
+    "quote_liquidity",
+]
