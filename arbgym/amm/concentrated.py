@@ -168,7 +168,7 @@ class ConcentratedPool:
             sqrt_price_limit_x96: price at which to stop; None for the last one the contract accepts.
 
         The swap ends when the amount is used up or the price is at its limit, so it may fill in part. Raises PoolError
-        'AS' (amount 0), 'SPL' (limit not between price and end of range), ValueError for numbers wider than the contract's.
+        'AS' (amount 0), 'SPL' (limit not between price and end of range), ValueError for numbers that are too wide.
         """
         return self._run(amount_specified, zero_for_one, sqrt_price_limit_x96)[0]
 
@@ -303,7 +303,7 @@ class ConcentratedPool:
         return amounts
 
     def burn(self, *, tick_lower: int, tick_upper: int, liquidity: int) -> tuple[int, int]:
-        """Take liquidity out; returns what it gives, (amount0, amount1). Raises PoolError 'LS' for more than is there."""
+        """Take liquidity out; returns what it gives, (amount0, amount1). PoolError 'LS' for more than is there."""
         amounts = self.burn_amounts(tick_lower=tick_lower, tick_upper=tick_upper, liquidity=liquidity)
         if any(self._gross.get(tick, 0) < liquidity for tick in (tick_lower, tick_upper)):
             raise PoolError("LS")

@@ -1,7 +1,7 @@
 """Exact model of the Uniswap V2 pair and its forks, and of the router's library: unit for unit, revert for revert.
 
-The pair (v2-core 1.0.1) knows no price: it accepts any output that does not lower the product of its balances, fees taken
-off (K). The router (v2-periphery) computes amounts for it. With the fee fraction num/den and k = den - num,
+The pair (v2-core 1.0.1) knows no price: it accepts any output that does not lower the product of its balances, fees
+taken off (K). The router (v2-periphery) computes amounts for it. With the fee fraction num/den and k = den - num,
 out = floor(in * k * R_out / (R_in * den + in * k)) is the most the pair accepts.
 """
 
@@ -100,7 +100,7 @@ class ConstantProductPool:
 
     Args:
         reserve0, reserve1: raw units, uint112.
-        fee: (numerator, denominator) of the part of the input that stays, as the contract has it: (3, 1000), (25, 10000).
+        fee: (numerator, denominator) of the part of the input that stays, as the contract writes it.
         name: prefix of the pair's revert reasons, "UniswapV2" or a fork's ("Pancake").
 
     Raises ValueError, naming the field, for what no such pair can hold.
@@ -164,7 +164,7 @@ class ConstantProductPool:
         return result
 
     def flash(self, *, out0: int, out1: int, paid0: int, paid1: int) -> None:
-        """Flash swap: take ``out0`` and ``out1``, pay ``paid0`` and ``paid1`` before it ends; PoolError as the pair has it."""
+        """Flash swap: take ``out0`` and ``out1``, pay ``paid0`` and ``paid1`` before it ends. Raises PoolError."""
         self.reserve0, self.reserve1 = self._settle(
             as_uint("out0", out0, 256),
             as_uint("out1", out1, 256),

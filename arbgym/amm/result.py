@@ -17,8 +17,8 @@ class PoolError(ValueError):
 class SwapResult:
     """One swap, in raw token units.
 
-    ``amount_in`` includes the ``fee``. ``amount0`` and ``amount1`` are the pool's deltas: positive paid in, negative paid out.
-    ``unspent`` is the part of an exact input that the pool did not take (price limit, or no liquidity left).
+    ``amount_in`` includes the ``fee``. ``amount0`` and ``amount1`` are the pool's deltas, positive when
+    paid in. ``unspent`` is the part of an exact input that the pool did not take (price limit, or no liquidity left).
     """
 
     amount_in: int
