@@ -1,0 +1,95 @@
+"""PPO (Schulman et al. 2017, arXiv 1707.06347) by stable-baselines3, sized for many environments on a CPU.
+
+On a CPU the networks' arithmetic is the cost, not the market: few epochs, large minibatches, small ReLU networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from stable_baselines3 import PPO
+from torch import nn
+
+from agents.recipe import linear_schedule, require, require_hidden
+from agents.vec import NativeVecEnv
+
+
+@dataclass(frozen=True)
+class PPORecipe:
+    """Hyper-parameters of one PPO agent."""
+
+    algorithm: ClassVar[str] = "ppo"
+
+    environments: int = 1_024
+    """environments stepped together"""
+    rollout_steps: int = 32
+    """steps of each environment between two updates"""
+    epochs: int = 4
+    """passes over a rollout"""
+    minibatch: int = 8_192
+    """environment steps per gradient step"""
+    learning_rate: float = 2e-3
+    """Adam's step at the start"""
+    final_learning_rate_share: float = 0.1
+    """share of it that is left at the end of training (linear)"""
+    gamma: float = 0.9
+    """discount per step"""
+    gae_lambda: float = 0.9
+    """bias against variance of the advantage estimate"""
+    clip_range: float = 0.2
+    """how far a ratio of probabilities may move in one update"""
+    entropy_weight: float = 0.003
+    """weight of the entropy bonus"""
+    value_weight: float = 0.5
+    """weight of the value loss"""
+    max_gradient_norm: float = 0.5
+    """gradients are scaled down to this norm"""
+    hidden: tuple[int, ...] = (64, 64)
+    """widths of the ReLU layers of policy and value network, each"""
+
+    def __post_init__(self) -> None:
+        require("environments", self.environments, 1, 1_000_000)
+        require("rollout_steps", self.rollout_steps, 1, 100_000)
+        require("epochs", self.epochs, 1, 1_000)
+        require("minibatch", self.minibatch, 2, 10_000_000)
+        require("learning_rate", self.learning_rate, 1e-9, 1.0)
+        require("final_learning_rate_share", self.final_learning_rate_share, 0.0, 1.0)
+        require("gamma", self.gamma, 0.0, 1.0)
+        require("gae_lambda", self.gae_lambda, 0.0, 1.0)
+        require("clip_range", self.clip_range, 1e-6, 10.0)
+        require("entropy_weight", self.entropy_weight, 0.0, 10.0)
+        require("value_weight", self.value_weight, 0.0, 100.0)
+        require("max_gradient_norm", self.max_gradient_norm, 1e-9, 1e9)
+        require_hidden("hidden", self.hidden)
+        if self.environments * self.rollout_steps < 2:
+            raise ValueError(
+                "environments * rollout_steps = 1; accepted is 2 or more, so that advantages have a spread"
+            )
+
+    @property
+    def update_steps(self) -> int:
+        """Environment steps between two updates: a budget is rounded up to a whole number of them."""
+        return self.environments * self.rollout_steps
+
+    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> PPO:
+        """A stable-baselines3 model on the CPU; ``seed`` sets its weights and its exploration."""
+        return PPO(
+            "MlpPolicy",
+            env,
+            learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
+            n_steps=self.rollout_steps,
+            batch_size=min(self.minibatch, self.update_steps),
+            n_epochs=self.epochs,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            clip_range=self.clip_range,
+            ent_coef=self.entropy_weight,
+            vf_coef=self.value_weight,
+            max_grad_norm=self.max_gradient_norm,
+            policy_kwargs={"net_arch": list(self.hidden), "activation_fn": nn.ReLU},
+            tensorboard_log=None if tensorboard is None else str(tensorboard),
+            seed=seed,
+            device="cpu",
+        )

@@ -1,0 +1,49 @@
+"""What every recipe shares: checks of its numbers, the learning-rate schedule and the number of torch threads."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+
+
+def require(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a hyper-parameter outside [low, high], by its name."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} = {value}; accepted is {low:g} to {high:g}")
+
+
+def require_hidden(name: str, hidden: tuple[int, ...]) -> None:
+    """Refuse a network without layers or with an empty one."""
+    if not hidden or min(hidden) < 1:
+        raise ValueError(f"{name} = {hidden}; accepted are one or more widths of at least 1")
+
+
+def linear_schedule(start: float, final_share: float) -> Callable[[float], float]:
+    """``start`` at the beginning of training, falling linearly to ``final_share * start`` at its end."""
+
+    def rate(progress_remaining: float) -> float:
+        return start * (final_share + (1.0 - final_share) * progress_remaining)
+
+    return rate
+
+
+def use_threads(threads: int) -> None:
+    """Give torch that many threads; warn when other processes leave fewer cores idle.
+
+    Small networks gain little from a second thread on idle cores and lose half their speed beside one busy
+    process (measured).
+    """
+    import torch
+
+    require("threads", threads, 1, 1024)
+    torch.set_num_threads(threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if threads > 1 and threads + busy > cores + 0.5:
+        warnings.warn(
+            f"threads = {threads} with a load of {busy:.1f} on {cores} cores: oversubscribed threads can halve the speed; "
+            "threads = 1 is safe",
+            RuntimeWarning,
+            stacklevel=2,
+        )
