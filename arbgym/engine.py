@@ -1,0 +1,502 @@
+"""Turns an environment's scalar kernels into a ``gymnasium.Env`` and a native ``gymnasium.vector.VectorEnv``.
+
+An environment is a ``Definition``: what is observed and chosen, a state record, and three kernels on one record,
+
+    reset(world, s)      observe(world, s, out)      step(world, s, decision, info) -> (reward, terminated, truncated)
+
+The engine holds a row of state per environment (a structured array: one environment's fields lie together, so a step touches
+a kilobyte, and a call unboxes one array instead of forty), decodes actions, scales observations, resets finished
+episodes and sums their statistics, all inside one compiled loop: serial for a batch of one, ``prange`` over threads for more.
+It knows no market.
+
+Two rules make batches equal singles bit for bit: random numbers are a function of (seed, episode, block, stream), held in
+the state's fields ``seed`` and ``episode``; and rows never touch each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import gymnasium
+import numba
+import numpy as np
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from arbgym.spec import (
+    ActionTables,
+    Choice,
+    Encoding,
+    Field,
+    action_dtype,
+    action_space,
+    action_tables,
+    decode_row,
+    observation_space,
+)
+
+Floats = NDArray[np.float64]
+Autoreset = Literal["same_step", "next_step", "disabled"]
+_AUTORESETS: tuple[Autoreset, ...] = ("same_step", "next_step", "disabled")
+_SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
+_PHYSICAL = 3  # "encoding" of actions that are decisions already
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One environment: its schema, its configuration and its kernels.
+
+    ``configure(preset, **overrides)`` returns a frozen configuration or raises ValueError naming the field, the value and what is
+    accepted; ``build_world(config, tape)`` returns a NamedTuple of read-only arrays. ``state`` is the dtype of a row
+    and has int64 fields ``seed`` and ``episode``. ``reward_parts`` are the ``info`` names that add up to ``net_profit``: the
+    first positive, the others costs.
+    """
+
+    id: str
+    version: int
+    observation: tuple[Field, ...]
+    action: tuple[Choice, ...]
+    info: tuple[str, ...]
+    state: np.dtype[Any]
+    configure: Callable[..., Any]
+    presets: tuple[str, ...]
+    build_world: Callable[..., Any]
+    reset: Callable[..., None]
+    observe: Callable[..., None]
+    step: Callable[..., tuple[float, bool, bool]]
+    baselines: Callable[[], Mapping[str, Any]]
+    reward_parts: tuple[str, ...]
+
+    @property
+    def module(self) -> Any:
+        """The module that defines the kernels: its docstring is the environment's documentation."""
+        return sys.modules[self.step.__module__]
+
+
+def load_definition(environment: str) -> Definition:
+    """The ``DEFINITION`` of the module that a registration names."""
+    definition = importlib.import_module(environment).DEFINITION
+    if not isinstance(definition, Definition):
+        raise TypeError(f"{environment}.DEFINITION is a {type(definition).__name__}; accepted is a Definition")
+    return definition
+
+
+def config_record(values: Mapping[str, Any]) -> NDArray[np.void]:
+    """A structured array of shape (1,) with one field per number or fixed-length sequence of numbers."""
+    columns: list[Any] = []
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    for name, array in arrays.items():
+        kind = np.float64 if array.dtype.kind == "f" else np.int64
+        columns.append((name, kind, array.shape) if array.shape else (name, kind))
+    record = np.zeros(1, dtype=np.dtype(columns, align=True))
+    for name, array in arrays.items():
+        record[name][0] = array
+    return record
+
+
+class Batch(NamedTuple):
+    """Every buffer of N environments, A action components, D observation fields and I info columns."""
+
+    state: NDArray[np.void]  # (N,)
+    actions: NDArray[Any]  # (N, A) or (N, 1)
+    decisions: Floats  # (N, A)
+    observations: NDArray[np.float32]  # (N, D)
+    final_observations: NDArray[np.float32]  # (N, D)
+    rewards: Floats  # (N,)
+    flags: NDArray[np.bool_]  # (4, N): terminated, truncated, reset is due, reset is asked for
+    info: Floats  # (N, I)
+    returns: Floats  # (2, N): running, of the last finished episode
+    lengths: NDArray[np.int64]  # (2, N): running, of the last finished episode
+    scales: Floats  # (3, D): 1 / scale, low, high
+
+
+# Names that each definition's copy of the drivers finds in its own globals; see ``_drivers``.
+_reset: Any = None
+_observe: Any = None
+_step: Any = None
+_observe_row: Any = None
+_reset_row: Any = None
+_step_row: Any = None
+
+
+def _observe_row_source(world: Any, batch: Batch, i: int) -> None:
+    row = batch.observations[i]
+    _observe(world, batch.state[i], row)
+    for d in range(row.size):
+        row[d] = min(max(row[d] * batch.scales[0, d], batch.scales[1, d]), batch.scales[2, d])
+
+
+def _reset_row_source(world: Any, batch: Batch, i: int) -> None:
+    _reset(world, batch.state[i])
+    batch.returns[0, i] = 0.0
+    batch.lengths[0, i] = 0
+    batch.flags[2, i] = False
+    _observe_row(world, batch, i)
+
+
+def _step_row_source(world: Any, batch: Batch, tables: ActionTables, autoreset: int, i: int) -> None:
+    s = batch.state[i]
+    if autoreset == _NEXT_STEP and batch.flags[2, i]:
+        s.episode += 1
+        _reset_row(world, batch, i)
+        batch.rewards[i] = 0.0
+        batch.flags[0, i] = False
+        batch.flags[1, i] = False
+        for k in range(batch.info.shape[1]):
+            batch.info[i, k] = 0.0
+        return
+    if tables.encoding != _PHYSICAL:
+        decode_row(tables, batch.actions[i], batch.decisions[i])
+    reward, terminated, truncated = _step(world, s, batch.decisions[i], batch.info[i])
+    batch.rewards[i] = reward
+    batch.flags[0, i] = terminated
+    batch.flags[1, i] = truncated
+    batch.returns[0, i] += reward
+    batch.lengths[0, i] += 1
+    _observe_row(world, batch, i)
+    if terminated or truncated:
+        batch.returns[1, i] = batch.returns[0, i]
+        batch.lengths[1, i] = batch.lengths[0, i]
+        if autoreset == _SAME_STEP:
+            for d in range(batch.observations.shape[1]):
+                batch.final_observations[i, d] = batch.observations[i, d]
+            s.episode += 1
+            _reset_row(world, batch, i)
+        else:
+            batch.flags[2, i] = True
+
+
+def _advance(world: Any, batch: Batch, tables: ActionTables, autoreset: int, resetting: bool) -> None:
+    """Reset the rows asked for, or step every row: one loop for both, so that the kernels are compiled once."""
+    for i in numba.prange(batch.rewards.size):
+        if not resetting:
+            _step_row(world, batch, tables, autoreset, i)
+        elif batch.flags[3, i]:
+            _reset_row(world, batch, i)
+
+
+class Drivers(NamedTuple):
+    """The compiled loop of one definition; the serial one serves a batch of one."""
+
+    serial: Any
+    parallel: Any
+
+
+@cache
+def _drivers(definition: Definition) -> Drivers:
+    """Copies of the loops above whose globals hold this definition's kernels.
+
+    Each copy carries a digest of all kernel sources in its name, so Numba's on-disk cache finds it in the next process and never
+    finds a stale one. (Closures over kernels are not cached by Numba.)
+    """
+    file = str(definition.module.__file__)
+    digest = _source_digest(file)
+    namespace: dict[str, Any] = {
+        **globals(),
+        "_reset": definition.reset,
+        "_observe": definition.observe,
+        "_step": definition.step,
+    }
+
+    def compiled(source: Callable[..., None], **options: Any) -> Any:
+        kind = "parallel" if options.get("parallel") else "serial"
+        name = f"{source.__name__}_{kind}_{definition.id.replace('-', '_')}_{digest}"
+        function = FunctionType(source.__code__.replace(co_name=name), namespace, name)
+        function.__qualname__ = name
+        return numba.njit(error_model="numpy", nogil=True, forceinline="row" in name, **options)(function)
+
+    namespace["_observe_row"] = compiled(_observe_row_source)
+    namespace["_reset_row"] = compiled(_reset_row_source)
+    namespace["_step_row"] = compiled(_step_row_source)
+    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True))
+
+
+def _source_digest(environment_file: str) -> str:
+    package = Path(__file__).parent
+    sources = [*package.glob("*.py"), *package.glob("amm/*.py"), *package.glob("market/*.py"), Path(environment_file)]
+    digest = hashlib.sha256()
+    for source in sorted(set(sources)):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class _Core:
+    """Buffers and compiled loops of N environments: what the single and the vector face share."""
+
+    def __init__(
+        self,
+        environment: str,
+        num_envs: int,
+        autoreset: Autoreset,
+        *,
+        preset: str | None = None,
+        action: Encoding = "multidiscrete",
+        feed: str = "simulated",
+        tape: Any = None,
+        **overrides: Any,
+    ) -> None:
+        self.definition = definition = load_definition(environment)
+        if feed not in ("simulated", "replay"):
+            raise ValueError(f"feed = {feed!r}; accepted are simulated, replay")
+        if (feed == "replay") != (tape is not None):
+            raise ValueError(f"tape: {'missing' if tape is None else 'given'} with feed = {feed!r}; a tape goes with feed = 'replay'")
+        if num_envs < 1:
+            raise ValueError(f"num_envs = {num_envs}; accepted is 1 or more")
+        if autoreset not in _AUTORESETS:
+            raise ValueError(f"autoreset = {autoreset!r}; accepted are {', '.join(_AUTORESETS)}")
+        self.config = definition.configure(preset or definition.presets[0], **overrides)
+        self.preset = self.config.preset
+        self.feed = feed
+        self.world = definition.build_world(self.config, tape)
+        self.encoding: Encoding = action
+        self.tables = action_tables(definition.action, action)
+        self._physical = self.tables._replace(encoding=_PHYSICAL)
+        self._autoreset = _AUTORESETS.index(autoreset)
+        fields, components = len(definition.observation), len(definition.action)
+        width = 1 if action == "discrete" else components
+        self.batch = Batch(
+            state=np.zeros(num_envs, dtype=definition.state),
+            actions=np.zeros((num_envs, width), dtype=action_dtype(action)),
+            decisions=np.zeros((num_envs, components)),
+            observations=np.zeros((num_envs, fields), dtype=np.float32),
+            final_observations=np.zeros((num_envs, fields), dtype=np.float32),
+            rewards=np.zeros(num_envs),
+            flags=np.zeros((4, num_envs), dtype=np.bool_),
+            info=np.zeros((num_envs, len(definition.info))),
+            returns=np.zeros((2, num_envs)),
+            lengths=np.zeros((2, num_envs), dtype=np.int64),
+            scales=np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy(),
+        )
+        drivers = _drivers(definition)
+        self._loop = drivers.parallel if num_envs > 1 else drivers.serial
+        self.started = False
+
+    def seed(self, seeds: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+        """Give the masked rows their seeds and go back to their first episode."""
+        self.batch.state["seed"][mask] = seeds[mask]
+        self.batch.state["episode"][mask] = 0
+
+    def reset(self, mask: NDArray[np.bool_]) -> None:
+        """Start an episode in the masked rows."""
+        self.batch.flags[3] = mask
+        if not self._loop.signatures and not _is_cached(self._loop):
+            print(f"arbgym: compiling {self.definition.id} (once on this machine, cached on disk) ...", file=sys.stderr)
+        self._loop(self.world, self.batch, self.tables, self._autoreset, True)
+        self.started = True
+
+    def step(self, tables: ActionTables) -> None:
+        """Advance every row by the actions (or decisions) in the batch's buffers."""
+        self._loop(self.world, self.batch, tables, self._autoreset, False)
+
+
+def _is_cached(loop: Any) -> bool:
+    """Whether Numba's on-disk cache holds an index for this loop."""
+    path = Path(loop.stats.cache_path or ".")
+    return any(path.glob(f"*{loop.py_func.__qualname__}*.nbi"))
+
+
+class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
+    """N environments stepped by one compiled call; ``gym.make_vec(id, num_envs=N)`` builds it.
+
+    Arguments: ``num_envs``; ``preset`` and any configuration field by name; ``action``: multidiscrete, discrete or continuous; ``feed``:
+    simulated or replay (with ``tape``); ``autoreset``: same_step (default), next_step or disabled; ``copy``: hand out copies of the
+    observation buffer (default) or the buffer itself. Wrong arguments raise ValueError naming the field, the value and what is
+    accepted.
+
+    ``step`` and ``reset`` follow Gymnasium. Learners use ``step_in_place`` and read the buffers: ``observations`` and
+    ``final_observations`` float32 (N, D), ``rewards`` float64 (N,), ``terminated`` and ``truncated`` bool (N,), ``info`` {name: float64
+    (N,)}, ``episode_return`` and ``episode_length`` (N,) of each row's last finished episode. They are rewritten by the next step.
+    In same-step mode a finished row's last observation is in ``final_observations`` and its ``info`` belongs to the last step of the
+    finished episode.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(
+        self,
+        environment: str,
+        num_envs: int = 1,
+        *,
+        autoreset: Autoreset = "same_step",
+        copy: bool = True,
+        render_mode: str | None = None,
+        **arguments: Any,
+    ) -> None:
+        _refuse_rendering(render_mode)
+        self.core = core = _Core(environment, num_envs, autoreset, **arguments)
+        self.num_envs = num_envs
+        self.render_mode = None
+        self.definition, self.config, self.preset = core.definition, core.config, core.preset
+        self.metadata = {**type(self).metadata, "autoreset_mode": _autoreset_mode(autoreset)}
+        self.single_observation_space = observation_space(core.definition.observation)
+        self.single_action_space = action_space(core.definition.action, core.encoding)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        batch = core.batch
+        self.observations, self.final_observations = batch.observations, batch.final_observations
+        self.rewards, self.terminated, self.truncated = batch.rewards, batch.flags[0], batch.flags[1]
+        self.episode_return, self.episode_length = batch.returns[1], batch.lengths[1]
+        self.info = {name: batch.info[:, k] for k, name in enumerate(core.definition.info)}
+        self._all = np.ones(num_envs, dtype=np.bool_)
+        self._copy = copy
+        self._same_step = autoreset == "same_step"
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start episodes; with seed s, environment i starts as a single environment seeded s + i does.
+
+        ``options={"reset_mask": bool (N,)}`` restarts only those rows. Without a seed each row goes on to its next episode.
+        """
+        if isinstance(seed, (int, np.integer)) or seed is None:
+            super().reset(seed=None if seed is None else int(seed))
+        mask = self._all
+        if options and "reset_mask" in options:
+            mask = np.asarray(options["reset_mask"])
+            if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+                raise ValueError(
+                    f"reset_mask: shape {mask.shape}, dtype {mask.dtype}; accepted is bool of shape ({self.num_envs},)"
+                )
+        state = self.core.batch.state
+        fresh = mask & (state["seed"] == 0) & (state["episode"] == 0) if not self.core.started else mask & False
+        if seed is None and fresh.any():
+            start = int(self.np_random.integers(1, 2**31))
+            self.core.seed(start + np.arange(self.num_envs), fresh)
+        elif seed is None:
+            state["episode"][mask] += 1
+        else:
+            seeds = np.arange(self.num_envs) + int(seed) if isinstance(seed, (int, np.integer)) else _seed_list(seed, state)
+            self.core.seed(seeds, mask)
+        self.core.reset(mask)
+        return self._observed(), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """One step of every environment; ``info`` holds arrays (N,) that the next step rewrites."""
+        self.step_in_place(actions)
+        infos: dict[str, Any] = dict(self.info)
+        for name in self.info:
+            infos[f"_{name}"] = self._all
+        if self._same_step:
+            done = self.terminated | self.truncated
+            if done.any():
+                infos["final_obs"], infos["_final_obs"] = self.final_observations.copy(), done
+                infos["final_info"] = {name: column.copy() for name, column in self.info.items()}
+                infos["_final_info"] = done
+        return self._observed(), self.rewards.copy(), self.terminated.copy(), self.truncated.copy(), infos
+
+    def step_in_place(self, actions: Any) -> None:
+        """One step without a copy or a dictionary; the results are in the buffers."""
+        self._require_started()
+        target = self.core.batch.actions
+        target[:] = np.asarray(actions).reshape(target.shape)
+        self.core.step(self.core.tables)
+
+    def step_decisions(self, decisions: Floats) -> None:
+        """One step by physical decisions float64 (N, A), in the order and units of the action's components, in place."""
+        self._require_started()
+        self.core.batch.decisions[:] = decisions
+        self.core.step(self.core._physical)
+
+    def _require_started(self) -> None:
+        if not self.core.started:
+            raise gymnasium.error.ResetNeeded("step was called before reset; call reset(seed=...) first")
+
+    def _observed(self) -> NDArray[np.float32]:
+        return self.observations.copy() if self._copy else self.observations
+
+
+class NativeEnv(gymnasium.Env[Any, Any]):
+    """One environment: a batch of one of the same kernels; ``gym.make(id)`` builds it.
+
+    Takes the arguments of ``NativeVectorEnv`` but for ``num_envs``, ``autoreset`` and ``copy``. ``info`` is a dictionary of floats.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+
+    def __init__(self, environment: str, *, render_mode: str | None = None, **arguments: Any) -> None:
+        _refuse_rendering(render_mode)
+        self.core = core = _Core(environment, 1, "disabled", **arguments)
+        self.render_mode = None
+        self.definition, self.config, self.preset = core.definition, core.config, core.preset
+        self.observation_space = observation_space(core.definition.observation)
+        self.action_space = action_space(core.definition.action, core.encoding)
+        self._mask = np.ones(1, dtype=np.bool_)
+        self._names = core.definition.info
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start an episode; with a seed the whole sequence of episodes starts anew."""
+        super().reset(seed=seed)
+        core = self.core
+        if seed is not None:
+            core.seed(np.array([seed]), self._mask)
+        elif not core.started:
+            core.seed(self.np_random.integers(1, 2**31, size=1), self._mask)
+        else:
+            core.batch.state["episode"] += 1
+        core.reset(self._mask)
+        return core.batch.observations[0].copy(), {}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """One step: observation (D,), reward, terminated, truncated, info."""
+        core = self.core
+        if not core.started:
+            raise gymnasium.error.ResetNeeded("step was called before reset; call reset(seed=...) first")
+        batch = core.batch
+        batch.actions[0] = action
+        core.step(core.tables)
+        info = dict(zip(self._names, batch.info[0].tolist(), strict=True))
+        flags = batch.flags
+        return batch.observations[0].copy(), float(batch.rewards[0]), bool(flags[0, 0]), bool(flags[1, 0]), info
+
+
+def _seed_list(seed: Sequence[int | None], state: NDArray[np.void]) -> NDArray[np.int64]:
+    if len(seed) != len(state):
+        raise ValueError(f"seed: {len(seed)} given; accepted are one number or {len(state)} numbers")
+    return np.array([int(old) if new is None else int(new) for new, old in zip(seed, state["seed"], strict=True)])
+
+
+def _refuse_rendering(render_mode: str | None) -> None:
+    if render_mode is not None:
+        raise ValueError(f"render_mode = {render_mode!r}; accepted is None (the report draws results)")
+
+
+def _autoreset_mode(autoreset: Autoreset) -> Any:
+    """Gymnasium's own constant where the installed version has it (1.1 and later), else its name."""
+    modes = getattr(gymnasium.vector, "AutoresetMode", None)
+    return autoreset if modes is None else getattr(modes, autoreset.upper())
+
+
+def steps_per_second(environment: str, num_envs: int, seconds: float = 1.0, **arguments: Any) -> float:
+    """Environment steps per second with random actions through ``step_in_place``, after warm-up."""
+    env = NativeVectorEnv(environment, num_envs, **arguments)
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(16)]
+    env.reset(seed=0)
+    for action in actions:
+        env.step_in_place(action)
+    steps, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for action in actions:
+            env.step_in_place(action)
+        steps += len(actions) * num_envs
+    return steps / (time.perf_counter() - start)
+
+
+def print_speed(definition: Definition) -> None:
+    """What running an environment's file prints: steps per second at several batch sizes."""
+    for num_envs in (1, 64, 1024, 4096):
+        rate = steps_per_second(definition.module.__spec__.name, num_envs)
+        print(f"{definition.id}: {num_envs:5d} environments {rate / 1e6:8.3f} M steps/s on {numba.get_num_threads()} threads")

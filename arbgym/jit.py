@@ -1,0 +1,24 @@
+"""How every kernel is compiled: IEEE float64 arithmetic, no exceptions, no reordering.
+
+``error_model="numpy"`` makes a division by zero give inf or nan instead of raising, as on CUDA; ``fastmath`` stays
+off, so the same inputs give the same bits whatever the batch size, the thread count or the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel(function: F) -> F:
+    """Compile a scalar kernel with the project's one set of numerical rules; the type of ``function`` is kept.
+
+    A kernel whose name starts with an underscore is called by other kernels only: it gets no wrapper for Python, which
+    shortens the first compilation.
+    """
+    private = function.__name__.startswith("_")
+    return cast(F, njit(error_model="numpy", nogil=True, no_cfunc_wrapper=True, no_cpython_wrapper=private)(function))

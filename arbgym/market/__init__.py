@@ -1,0 +1,1 @@
+"""What else moves beside the pools: price, flow, gas, rivals, lenders, and recorded tapes."""

@@ -1,0 +1,313 @@
+"""Trades on a set of pools held as arrays: what every environment with pools does to them.
+
+A pool set is read-only tables (``PoolTables``, one row per pool) and a state of three arrays per environment: ``sqrt_price``
+(sqrt of quote per base), ``scale`` (liquidity per unit of table depth) and ``range_index``. Amounts include the pool's fee
+unless a name says net. In a constant-product pool the fee stays in the reserves and grows the liquidity; in a concentrated
+pool it leaves the price curve (Uniswap V2 and V3 whitepapers). A reference pool is a V3-like pool that its owner reprices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arbgym.amm.ranges import Floats, RangeTable, buy_base, find_range, move_to, sell_base
+from arbgym.amm.route import size_cycle
+from arbgym.jit import kernel
+
+CONSTANT_PRODUCT, CONCENTRATED, REFERENCE = 0, 1, 2
+POOL_KINDS = ("v2", "v3", "reference")
+
+Integers = NDArray[np.int64]
+
+
+class PoolTables(NamedTuple):
+    """K pools. Shapes: edge, quote_below, base_above (K, M + 1); depth (K, M); ranges, kind, keep (K,).
+
+    Kernels take as ``pools`` anything that has these fields: this tuple, or a configuration record that holds them.
+    """
+
+    edge: Floats
+    depth: Floats
+    quote_below: Floats
+    base_above: Floats
+    ranges: Integers  # in use per pool
+    kind: Integers
+    keep: Floats  # 1 - fee
+
+
+def pool_tables(
+    tables: Sequence[RangeTable], kinds: Sequence[int], fees_ppm: Sequence[float], rows: int | None = None
+) -> PoolTables:
+    """Stack the range tables of some pools, padded to ``rows`` pools and to a multiple of 96 ranges; fees in ppm of the input.
+
+    The padding keeps the arrays' shapes, and so the compiled kernels, the same for most configurations.
+    """
+    width = -(-max(table.depth.size for table in tables) // 96) * 96
+    rows = rows or len(tables)
+    padding = [0] * (rows - len(tables))
+    stacked = PoolTables(
+        np.full((rows, width + 1), np.inf),
+        np.zeros((rows, width)),
+        np.zeros((rows, width + 1)),
+        np.zeros((rows, width + 1)),
+        np.array([*(table.depth.size for table in tables), *padding], dtype=np.int64),
+        np.array([*kinds, *padding], dtype=np.int64),
+        1.0 - np.array([*fees_ppm, *padding], dtype=np.float64) * 1e-6,
+    )
+    for row, table in enumerate(tables):
+        size = table.depth.size
+        stacked.edge[row, : size + 1] = table.edge
+        stacked.depth[row, :size] = table.depth
+        stacked.quote_below[row, : size + 1] = table.quote_below
+        stacked.base_above[row, : size + 1] = table.base_above
+    return stacked
+
+
+@kernel
+def quote_buy(
+    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float
+) -> tuple[float, float, float, int]:
+    """Pay quote into pool k: (base out, new sqrt price, new scale, new range); changes nothing."""
+    keep = pools.keep[k]
+    if pools.kind[k] == CONSTANT_PRODUCT:
+        base = scale[k] / sqrt_price[k]
+        quote = scale[k] * sqrt_price[k]
+        net = keep * quote_in
+        out = base * net / (quote + net)
+        base -= out
+        quote += quote_in
+        return out, math.sqrt(quote / base), math.sqrt(quote * base), 0
+    out, _, price, index = buy_base(
+        pools.edge[k],
+        pools.depth[k],
+        pools.quote_below[k],
+        pools.base_above[k],
+        pools.ranges[k],
+        scale[k],
+        sqrt_price[k],
+        range_index[k],
+        keep * quote_in,
+    )
+    return out, price, scale[k], index
+
+
+@kernel
+def quote_sell(
+    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float
+) -> tuple[float, float, float, int]:
+    """Pay base into pool k: (quote out, new sqrt price, new scale, new range); changes nothing."""
+    keep = pools.keep[k]
+    if pools.kind[k] == CONSTANT_PRODUCT:
+        base = scale[k] / sqrt_price[k]
+        quote = scale[k] * sqrt_price[k]
+        net = keep * base_in
+        out = quote * net / (base + net)
+        quote -= out
+        base += base_in
+        return out, math.sqrt(quote / base), math.sqrt(quote * base), 0
+    out, _, price, index = sell_base(
+        pools.edge[k],
+        pools.depth[k],
+        pools.quote_below[k],
+        pools.base_above[k],
+        pools.ranges[k],
+        scale[k],
+        sqrt_price[k],
+        range_index[k],
+        keep * base_in,
+    )
+    return out, price, scale[k], index
+
+
+@kernel
+def swap_buy(
+    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float
+) -> float:
+    """Pay quote into pool k and keep the new state; returns base out."""
+    out, sqrt_price[k], scale[k], range_index[k] = quote_buy(pools, sqrt_price, scale, range_index, k, quote_in)
+    return out
+
+
+@kernel
+def swap_sell(
+    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float
+) -> float:
+    """Pay base into pool k and keep the new state; returns quote out."""
+    out, sqrt_price[k], scale[k], range_index[k] = quote_sell(pools, sqrt_price, scale, range_index, k, base_in)
+    return out
+
+
+@kernel
+def arbitrage_to(
+    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, price: float
+) -> float:
+    """Someone trades pool k against an outside price back to the edge of its fee band; returns net base into the pool.
+
+    The band is [price * keep, price / keep]: inside it no trade pays for the fee.
+    """
+    keep = pools.keep[k]
+    now = sqrt_price[k] * sqrt_price[k]
+    if price * keep > now:
+        target = math.sqrt(price * keep)
+    elif price < now * keep:
+        target = math.sqrt(price / keep)
+    else:
+        return 0.0
+    base_in, quote_in, new_price, index = move_to(
+        pools.edge[k], pools.depth[k], pools.ranges[k], scale[k], sqrt_price[k], range_index[k], target
+    )
+    if pools.kind[k] == CONSTANT_PRODUCT:
+        base = scale[k] / sqrt_price[k] + (base_in / keep if base_in > 0.0 else base_in)
+        quote = scale[k] * sqrt_price[k] + (quote_in / keep if quote_in > 0.0 else quote_in)
+        sqrt_price[k] = math.sqrt(quote / base)
+        scale[k] = math.sqrt(quote * base)
+    else:
+        sqrt_price[k] = new_price
+        range_index[k] = index
+    return base_in
+
+
+@kernel
+def set_price(pools: Any, sqrt_price: Floats, range_index: Integers, k: int, price: float) -> None:
+    """The owner of pool k (or a reset) puts its price; liquidity unchanged."""
+    sqrt_price[k] = math.sqrt(price)
+    range_index[k] = find_range(pools.edge[k], pools.ranges[k], sqrt_price[k])
+
+
+@kernel
+def size_route(
+    pools: Any,
+    sqrt_price: Floats,
+    scale: Floats,
+    range_index: Integers,
+    buy: int,
+    sell: int,
+    loan_fee: float,
+) -> tuple[float, float, float, int]:
+    """Best cycle buying in pool ``buy`` and selling in pool ``sell``: (base flow, quote in, quote out, ends crossed)."""
+    return size_cycle(
+        pools.edge[buy],
+        pools.depth[buy],
+        pools.ranges[buy],
+        scale[buy],
+        sqrt_price[buy],
+        range_index[buy],
+        pools.keep[buy],
+        pools.edge[sell],
+        pools.depth[sell],
+        pools.ranges[sell],
+        scale[sell],
+        sqrt_price[sell],
+        range_index[sell],
+        pools.keep[sell],
+        loan_fee,
+    )
+
+
+@kernel
+def quote_cycle(
+    pools: Any,
+    sqrt_price: Floats,
+    scale: Floats,
+    range_index: Integers,
+    buy: int,
+    sell: int,
+    quote_in: float,
+) -> tuple[float, float]:
+    """(quote out, base flow) of a cycle of given size; changes nothing."""
+    base, _, _, _ = quote_buy(pools, sqrt_price, scale, range_index, buy, quote_in)
+    quote_out, _, _, _ = quote_sell(pools, sqrt_price, scale, range_index, sell, base)
+    return quote_out, base
+
+
+@kernel
+def swap_cycle(
+    pools: Any,
+    sqrt_price: Floats,
+    scale: Floats,
+    range_index: Integers,
+    buy: int,
+    sell: int,
+    quote_in: float,
+) -> tuple[float, float, int]:
+    """Execute a cycle: (quote out, base flow, range ends crossed)."""
+    before = range_index[buy] - range_index[sell]
+    base = swap_buy(pools, sqrt_price, scale, range_index, buy, quote_in)
+    quote_out = swap_sell(pools, sqrt_price, scale, range_index, sell, base)
+    return quote_out, base, range_index[buy] - range_index[sell] - before
+
+
+@kernel
+def best_routes(
+    pools: Any,
+    pool_count: int,
+    sqrt_price: Floats,
+    scale: Floats,
+    range_index: Integers,
+    route_buy: Integers,
+    route_sell: Integers,
+    route_quote_in: Floats,
+    route_profit: Floats,
+    route_crossed: Integers,
+) -> None:
+    """The two most profitable two-leg cycles (before loan fee and gas), best first; profit 0 and size 0 where none."""
+    for rank in range(2):
+        route_buy[rank] = 0
+        route_sell[rank] = 0
+        route_quote_in[rank] = 0.0
+        route_profit[rank] = 0.0
+        route_crossed[rank] = 0
+    for buy in range(pool_count):
+        ask = sqrt_price[buy] * sqrt_price[buy] / pools.keep[buy]
+        for sell in range(pool_count):
+            if sell == buy or sqrt_price[sell] * sqrt_price[sell] * pools.keep[sell] <= ask:
+                continue
+            _, quote_in, quote_out, crossed = size_route(pools, sqrt_price, scale, range_index, buy, sell, 0.0)
+            profit = quote_out - quote_in
+            if profit > route_profit[0]:
+                route_buy[1] = route_buy[0]
+                route_sell[1] = route_sell[0]
+                route_quote_in[1] = route_quote_in[0]
+                route_profit[1] = route_profit[0]
+                route_crossed[1] = route_crossed[0]
+                route_buy[0] = buy
+                route_sell[0] = sell
+                route_quote_in[0] = quote_in
+                route_profit[0] = profit
+                route_crossed[0] = crossed
+            elif profit > route_profit[1]:
+                route_buy[1] = buy
+                route_sell[1] = sell
+                route_quote_in[1] = quote_in
+                route_profit[1] = profit
+                route_crossed[1] = crossed
+
+
+def concentrated_profile(
+    reference_price: float, tvl_quote: float, ranges_each_side: int, range_bps: float, width_bps: float
+) -> RangeTable:
+    """A bell of liquidity around a price: a background over all prices plus a Gaussian in log price.
+
+    ``width_bps`` is the Gaussian's standard deviation, ``range_bps`` the width of a range; the profile's depth is such that the
+    pool holds ``tvl_quote`` at the reference price with scale 1. Shape after the USDC/WETH pools' tick tables: liquidity peaks at
+    the price and falls over a few per cent.
+    """
+    offsets = np.arange(-ranges_each_side, ranges_each_side + 1) * range_bps * 1e-4
+    middle = math.sqrt(reference_price)
+    inner = middle * np.exp(0.5 * offsets)
+    edge = np.concatenate([[0.0], inner, [np.inf]])
+    centre = 0.5 * (offsets[1:] + offsets[:-1])
+    bell = np.exp(-0.5 * (centre / (width_bps * 1e-4)) ** 2)
+    depth = np.concatenate([[0.02], 0.02 + bell, [0.02]])
+    low, high = edge[:-1], edge[1:]
+    below = depth * (np.minimum(high, middle) - np.minimum(low, middle))
+    upper_low, upper_high = np.maximum(low, middle), np.maximum(high, middle)
+    above = depth * (1.0 / upper_low - 1.0 / upper_high) * reference_price
+    from arbgym.amm.ranges import table_from_edges
+
+    return table_from_edges(edge, depth * (tvl_quote / float(np.sum(below) + np.sum(above))))
