@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,8 @@ from torch import nn
 
 from arbgym.onnx_graph import parse
 from arbgym.policy import GOLDEN_PAIRS, Golden
+
+ROUNDING = 1e-5  # of logits, relative above 1
 
 
 class ExportError(RuntimeError):
@@ -76,32 +79,69 @@ def _sizes(space: gymnasium.spaces.Space[Any]) -> tuple[int, ...]:
 
 
 def export(model: PPO | DQN, observations: NDArray[np.float32]) -> tuple[bytes, Golden]:
-    """The ONNX file's bytes and golden pairs, for a model whose actions the file reproduces on all
-    ``observations`` (M, D).
+    """The ONNX file's bytes and golden pairs, after its answers to all ``observations`` (M, D) were held
+    against the model's.
 
-    M is at least 32; golden pairs are spread over them. Raises ExportError if one action differs from
-    ``model.predict``.
+    M is at least 32. Raises ExportError unless logits agree within float32 rounding (1e-5) and every action is
+    the one of ``model.predict``; only where the model itself does not prefer one by more than that may the
+    other be taken. Golden pairs are spread over the observations, away from such ties, so that another
+    machine's rounding decides alike.
     """
     if len(observations) < GOLDEN_PAIRS:
         raise ValueError(f"observations: {len(observations)} given; accepted are {GOLDEN_PAIRS} or more")
     network = decision_network(model)
     content = _to_onnx(network)
-    rows = np.linspace(0, len(observations) - 1, GOLDEN_PAIRS).astype(int)
-    sample = np.ascontiguousarray(observations[rows], dtype=np.float32)
+    found = parse(content).run({"observation": observations})
     with torch.no_grad():
-        logits, actions = network(torch.as_tensor(sample))
-    differing = differing_actions(model, content, observations)
-    if differing:
-        raise ExportError(f"{differing} of {len(observations)} actions of the exported network differ from the model's")
-    return content, Golden(sample, logits.numpy(), actions.numpy())
+        logits, actions = (part.numpy() for part in network(torch.as_tensor(observations)))
+    rounding = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
+    error = (np.abs(found["logits"] - logits).max(axis=1) / rounding).max() * ROUNDING
+    if not error <= ROUNDING:
+        raise ExportError(
+            f"logits of the exported network differ from the model's by {error:.2g}; accepted is {ROUNDING:g}"
+        )
+    preference = _preference(logits, network.sizes)
+    expected = _predict(model, observations)
+    for name, found_actions in (("exported", found["action"]), ("deterministic", actions)):
+        differing = _differ(found_actions, expected) & (preference > rounding)
+        if differing.any():
+            raise ExportError(
+                f"{differing.sum()} of {len(observations)} actions of the {name} network differ from the model's"
+            )
+    clear = np.flatnonzero(preference >= np.median(preference))
+    chosen = clear[np.linspace(0, len(clear) - 1, GOLDEN_PAIRS).astype(int)]
+    return content, Golden(observations[chosen], logits[chosen], actions[chosen])
 
 
-def differing_actions(model: PPO | DQN, content: bytes, observations: NDArray[np.float32]) -> int:
-    """In how many rows the ONNX graph acts otherwise than ``model.predict(deterministic=True)``."""
-    expected = np.asarray(model.predict(observations, deterministic=True)[0]).reshape(len(observations), -1)
-    found = parse(content).run({"observation": observations})["action"]
-    tolerance = 1e-5 if expected.dtype.kind == "f" else 0.0
-    return int(np.any(np.abs(found - expected) > tolerance, axis=1).sum())
+def differing_actions(
+    model: PPO | DQN, act: Callable[[NDArray[np.float32]], NDArray[Any]], observations: NDArray[np.float32]
+) -> int:
+    """In how many rows ``act`` takes another action than ``model.predict(deterministic=True)`` (1e-5 apart if
+    continuous).
+    """
+    return int(_differ(act(observations), _predict(model, observations)).sum())
+
+
+def _predict(model: PPO | DQN, observations: NDArray[np.float32]) -> NDArray[Any]:
+    return np.asarray(model.predict(observations, deterministic=True)[0]).reshape(len(observations), -1)
+
+
+def _differ(found: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.bool_]:
+    """Rows (N,) in which two batches of actions differ."""
+    tolerance = ROUNDING if expected.dtype.kind == "f" else 0.0
+    return np.asarray(np.any(np.abs(found - expected) > tolerance, axis=1))
+
+
+def _preference(logits: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np.float32]:
+    """By how much each row's actions are preferred to the next best, at least; infinite for a continuous action."""
+    least = np.full(len(logits), np.inf, dtype=np.float32)
+    start = 0
+    for size in sizes:
+        if size > 1:
+            best = np.sort(logits[:, start : start + size], axis=1)
+            least = np.minimum(least, best[:, -1] - best[:, -2])
+        start += size
+    return least
 
 
 def _to_onnx(network: DecisionNetwork) -> bytes:

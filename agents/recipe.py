@@ -42,8 +42,8 @@ def use_threads(threads: int) -> None:
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     if threads > 1 and threads + busy > cores + 0.5:
         warnings.warn(
-            f"threads = {threads} with a load of {busy:.1f} on {cores} cores: oversubscribed threads can halve the speed; "
-            "threads = 1 is safe",
+            f"threads = {threads} with a load of {busy:.1f} on {cores} cores: oversubscribed threads "
+            "can halve the speed; threads = 1 is safe",
             RuntimeWarning,
             stacklevel=2,
         )

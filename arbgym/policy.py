@@ -57,7 +57,7 @@ class Golden:
 
 
 class Policy:
-    """A verified policy: ``policy(observations)`` or ``policy.predict(observations)`` gives encoded actions (N, A)."""
+    """A verified policy: ``policy.predict(observations)`` gives encoded actions (N, A)."""
 
     def __init__(self, manifest: dict[str, Any], definition: Definition, runner: _Runner) -> None:
         self.manifest = manifest
@@ -88,8 +88,6 @@ class Policy:
     def predict(self, observations: NDArray[np.float32]) -> NDArray[Any]:
         """Encoded actions (N, A) for observations float32 (N, D)."""
         return self.evaluate(observations)[1]
-
-    __call__ = predict
 
 
 def save(
@@ -155,8 +153,7 @@ def load(
     ``definition`` is the environment that the caller has (default: the registered one of that id); ``now`` is
     the time that the expiry is held against (default: the clock).
     """
-    directory = Path(directory)
-    manifest, model = _read(directory)
+    manifest, model = read_manifest(directory), _read(Path(directory), MODEL)
     return _check(manifest, model, definition, now or datetime.now(UTC), backend)
 
 
@@ -189,15 +186,23 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], bytes]:
-    for name in (MODEL, MANIFEST):
-        if not (directory / name).is_file():
-            raise PolicyError(f"{directory}: holds no {name}; accepted is a directory with {MODEL} and {MANIFEST}")
+def read_manifest(directory: str | Path) -> dict[str, Any]:
+    """A directory's manifest as it stands, unverified. Raises PolicyError when there is none or it is no JSON
+    object.
+    """
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        manifest = json.loads(_read(Path(directory), MANIFEST).decode(), parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise PolicyError(f"{MANIFEST}: not JSON: {error}") from error
-    return manifest, (directory / MODEL).read_bytes()
+    if not isinstance(manifest, dict):
+        raise PolicyError(f"{MANIFEST}: holds a {type(manifest).__name__}; accepted is an object")
+    return manifest
+
+
+def _read(directory: Path, name: str) -> bytes:
+    if not (directory / name).is_file():
+        raise PolicyError(f"{directory}: holds no {name}; accepted is a directory with {MODEL} and {MANIFEST}")
+    return (directory / name).read_bytes()
 
 
 def _refuse_constant(name: str) -> float:
@@ -240,7 +245,7 @@ def _require_equal(name: str, value: Any, accepted: Any) -> None:
 def _check(
     manifest: dict[str, Any], model: bytes, definition: Definition | None, now: datetime, backend: Backend
 ) -> Policy:
-    if not isinstance(manifest, dict) or "format" not in manifest:
+    if "format" not in manifest:
         raise PolicyError(f"{MANIFEST}: format is missing; accepted is {FORMAT}")
     _require_equal("format", manifest["format"], FORMAT)
     _check_shape(manifest, _SECTIONS, "the manifest")

@@ -1,0 +1,327 @@
+"""Named configurations and their command line: every field is a flag, nothing is set twice.
+
+A run's name is ``<algorithm>_<environment>``. To add one, add an entry to ``RUNS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import shlex
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import tyro
+
+import arbgym
+from agents.vec import NativeVecEnv
+from arbgym.engine import Definition, load_definition
+from arbgym.evaluation import HELD_OUT_SEED, TRAINING_SEED, TUNING_SEED
+from arbgym.spec import Encoding
+
+_WORLDS_PER_SEED = 100_000  # training worlds of one --seed; the upper half is for what is resumed
+_SEEDS = (TUNING_SEED - TRAINING_SEED) // _WORLDS_PER_SEED
+
+
+class ConfigError(ValueError):
+    """A flag or a value that is refused before anything starts."""
+
+
+class Recipe(Protocol):
+    """What an agent's hyper-parameters offer: see ``agents.ppo.PPORecipe``."""
+
+    @property
+    def environments(self) -> int: ...
+
+    @property
+    def update_steps(self) -> int: ...
+
+    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> Any: ...
+
+
+Agent = TypeVar("Agent", bound=Recipe)
+World = TypeVar("World")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained policy is judged, beside every baseline and the oracle, on worlds or a span that nobody
+    trained on.
+    """
+
+    episodes: int = 1_024
+    """held-out episodes, the same for every policy"""
+    tuning_episodes: int = 256
+    """episodes on which baselines may choose their numbers, apart from training and held-out ones"""
+    seed: int = HELD_OUT_SEED
+    """seed of the first of them; each further one adds 1"""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "tuning_episodes"):
+            if not 2 <= getattr(self, name) <= 1_000_000:
+                raise ConfigError(f"evaluation.{name} = {getattr(self, name)}; accepted is 2 to 1000000")
+        if not HELD_OUT_SEED <= self.seed < 2**31:
+            raise ConfigError(
+                f"evaluation.seed = {self.seed}; accepted is {HELD_OUT_SEED} to {2**31 - 1}, which training never uses"
+            )
+
+
+@dataclass(frozen=True)
+class RunConfig(Generic[Agent, World]):
+    """One training run, complete: the same configuration on the same machine gives the same result."""
+
+    name: tyro.conf.Suppress[str]
+    environment: tyro.conf.Suppress[str]
+    agent: Agent
+    """hyper-parameters of the learner"""
+    world: World
+    """every number of the environment; ``--preset`` chooses the defaults"""
+    preset: str = "ethereum"
+    """named set of the world's numbers"""
+    action: Encoding = "multidiscrete"
+    """encoding of the action"""
+    feed: Literal["simulated", "replay"] = "simulated"
+    """simulated worlds, or recorded prices, flow, liquidity and gas from --data"""
+    data: Path | None = None
+    """recorded data for --feed replay"""
+    seed: int = 0
+    """of the training worlds, the network's weights and its exploration"""
+    steps: int = 8_000_000
+    """budget in environment steps, rounded up to whole updates"""
+    minutes: float | None = None
+    """budget in wall minutes of training, if reached before the steps; gives up exact repeatability"""
+    checkpoint_steps: int = 1_000_000
+    """environment steps between checkpoints"""
+    threads: int = 1
+    """threads of the learner; the market uses all cores"""
+    lifetime_days: float = 90.0
+    """days until the exported policy expires"""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """the judgement at the end"""
+    out: Path = Path("runs")
+    """folder for runs/NAME/STAMP"""
+    quick: bool = False
+    """the whole chain with a tiny budget, in under half a minute"""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("seed", 0, _SEEDS - 1),
+            ("steps", 1, 10**12),
+            ("checkpoint_steps", 1, 10**12),
+            ("threads", 1, 1024),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} = {getattr(self, name)}; accepted is {low} to {high}")
+        if self.agent.environments > _WORLDS_PER_SEED // 4:
+            environments = self.agent.environments
+            raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")
+        if self.minutes is not None and not 0.0 < self.minutes <= 10_000.0:
+            raise ConfigError(f"minutes = {self.minutes}; accepted is above 0 up to 10000")
+        if not 0.0 < self.lifetime_days <= 3_650.0:
+            raise ConfigError(f"lifetime_days = {self.lifetime_days}; accepted is above 0 up to 3650")
+        if (self.feed == "replay") != (self.data is not None):
+            state = "missing" if self.data is None else f"{str(self.data)!r}"
+            raise ConfigError(f"data is {state} with feed = {self.feed!r}; accepted is --data PATH with --feed replay")
+        if self.data is not None and not self.data.exists():
+            raise ConfigError(f"data = {str(self.data)!r} does not exist; accepted is a recorded file or folder")
+
+    @property
+    def definition(self) -> Definition:
+        """The environment's definition."""
+        return definition_of(self.environment)
+
+    @property
+    def training_seed(self) -> int:
+        """Seed of the first training world; runs with other seeds, and held-out worlds, lie elsewhere."""
+        return TRAINING_SEED + self.seed * _WORLDS_PER_SEED
+
+    def resumed_seed(self, steps: int) -> int:
+        """Seed of the first training world of a training that goes on after ``steps``: worlds it has not met yet."""
+        return self.training_seed + _WORLDS_PER_SEED // 2 + steps % (_WORLDS_PER_SEED // 4)
+
+    def environment_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of ``gym.make_vec`` but for the number of environments and the recorded tape."""
+        world: Any = self.world
+        numbers = {entry.name: getattr(world, entry.name) for entry in dataclasses.fields(world)}
+        numbers.pop("preset", None)
+        return {"preset": self.preset, "action": self.action, **numbers}
+
+
+def definition_of(environment: str) -> Definition:
+    """The definition registered under an environment id."""
+    return load_definition(arbgym.ENVIRONMENTS[environment])
+
+
+# ------------------------------------------------------------------------------------------------------ named runs
+@dataclass(frozen=True)
+class Named:
+    """A named run's defaults, and what ``--quick`` makes of its agent. The agent's class is imported when it is
+    asked for.
+    """
+
+    environment: str
+    agent: Callable[[], Recipe]
+    quick_agent: Mapping[str, Any]
+    action: Encoding
+    steps: int
+    quick_steps: int
+
+
+def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
+    def make() -> Recipe:
+        recipe: Recipe = getattr(importlib.import_module(module), name)(**values)
+        return recipe
+
+    return make
+
+
+RUNS: dict[str, Named] = {
+    "ppo_flash": Named(
+        environment="ArbFlash-v0",
+        agent=_recipe("agents.ppo", "PPORecipe"),
+        quick_agent={"environments": 256, "rollout_steps": 32, "minibatch": 2_048},
+        action="multidiscrete",
+        steps=8_000_000,
+        quick_steps=65_536,
+    ),
+    "dqn_flash": Named(
+        environment="ArbFlash-v0",
+        agent=_recipe("agents.dqn", "DQNRecipe"),
+        quick_agent={"environments": 64, "learning_starts": 2_000, "buffer": 50_000, "batch": 256},
+        action="discrete",
+        steps=8_000_000,
+        quick_steps=32_768,
+    ),
+}
+
+
+def default_config(name: str, preset: str | None = None, quick: bool = False) -> RunConfig[Any, Any]:
+    """The configuration of a name with nothing overridden. Raises ConfigError for an unknown name or preset."""
+    if name not in RUNS:
+        raise ConfigError(f"NAME = {name!r}; accepted are {', '.join(RUNS)}")
+    named = RUNS[name]
+    definition = definition_of(named.environment)
+    preset = preset or definition.presets[0]
+    agent: Any = named.agent()
+    evaluation = EvaluationConfig()
+    if quick:
+        agent = dataclasses.replace(agent, **named.quick_agent)
+        evaluation = EvaluationConfig(episodes=64, tuning_episodes=32)
+    steps = named.quick_steps if quick else named.steps
+    return RunConfig(
+        name=name,
+        environment=named.environment,
+        agent=agent,
+        world=definition.configure(preset),
+        preset=preset,
+        action=named.action,
+        steps=steps,
+        checkpoint_steps=max(1, steps // 8),
+        evaluation=evaluation,
+        quick=quick,
+    )
+
+
+def parse(arguments: Sequence[str]) -> RunConfig[Any, Any]:
+    """``NAME [flags]`` as a configuration. Raises ConfigError or ValueError on a bad value; exits with a
+    message on a bad flag.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("name", nargs="?", default="-")
+    first.add_argument("--preset")
+    first.add_argument("--quick", action="store_true")
+    known, _ = first.parse_known_args(arguments)
+    if known.name.startswith("-") or not arguments or arguments[0] != known.name:
+        raise ConfigError(f"the first argument is the run's NAME; accepted are {', '.join(RUNS)}")
+    default = default_config(known.name, known.preset, known.quick)
+    kind: Any = RunConfig[type(default.agent), type(default.world)]  # type: ignore[misc]  # a class made for tyro alone
+    parsed: RunConfig[Any, Any] = tyro.cli(
+        kind, prog=f"python -m experiments.train {known.name}", args=list(arguments[1:]), default=default
+    )
+    if not parsed.preset == default.preset == getattr(parsed.world, "preset", parsed.preset):
+        world = getattr(parsed.world, "preset", None)
+        raise ConfigError(f"preset = {parsed.preset!r}, world.preset = {world!r}; accepted is one --preset")
+    return parsed
+
+
+# ----------------------------------------------------------------------------------------------------- to JSON and back
+def to_json(config: Any) -> Any:
+    """JSON-able form of a configuration; paths become text."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def from_json(values: Mapping[str, Any]) -> RunConfig[Any, Any]:
+    """The configuration that ``to_json`` wrote. Raises ConfigError when it does not fit this version of the code."""
+    if not isinstance(values, Mapping) or not {"name", "preset", "quick"} <= set(values):
+        raise ConfigError("config.json: run has no name, preset or quick; accepted is what a training run wrote")
+    default = default_config(values["name"], values["preset"], bool(values["quick"]))
+    merged: RunConfig[Any, Any] = _restore(default, values, "run")
+    return merged
+
+
+def _restore(default: Any, values: Any, name: str) -> Any:
+    """``default`` with the values of its JSON form, of the same types."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        entries = {entry.name: getattr(default, entry.name) for entry in dataclasses.fields(default)}
+        if not isinstance(values, Mapping) or set(entries) != set(values):
+            differing = sorted(set(entries) ^ set(values)) if isinstance(values, Mapping) else values
+            raise ConfigError(f"config.json: {name} differs from this version's fields in {differing}")
+        hints = typing.get_type_hints(type(default))
+        return dataclasses.replace(
+            default,
+            **{key: _restore_entry(hints[key], entries[key], values[key], f"{name}.{key}") for key in entries},
+        )
+    if isinstance(default, tuple):
+        sample = default[0] if default else None
+        return tuple(
+            _restore(sample, value, f"{name}[{k}]") if sample is not None else value for k, value in enumerate(values)
+        )
+    return values
+
+
+def _restore_entry(hint: Any, default: Any, value: Any, name: str) -> Any:
+    """One field; a path may be absent, so its type is read off the hint rather than off the default."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if Path in options and value is not None:
+        return Path(value)
+    return _restore(default, value, name)
+
+
+# ------------------------------------------------------------------------------------------------------ as typed
+def command(config: RunConfig[Any, Any]) -> str:
+    """The command line of a configuration: its name, and a flag for every field that differs from the default."""
+    default = default_config(config.name, config.preset, config.quick)
+    words = ["python", "-m", "experiments.train", config.name]
+    if config.preset != config.definition.presets[0]:
+        words += ["--preset", config.preset]
+    if config.quick:
+        words.append("--quick")
+    ours, theirs = _flatten(to_json(config)), _flatten(to_json(default))
+    for name, value in ours.items():
+        if theirs.get(name) == value:
+            continue
+        group, dot, field_name = name.replace("_", "-").rpartition(".")
+        flag = f"--{group}{dot}{field_name}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--{group}{dot}no-{field_name}")
+        else:
+            words += [flag, *(shlex.quote(str(part)) for part in (value if isinstance(value, list) else [value]))]
+    return " ".join(words)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves by dotted name; lists of numbers stay together."""
+    if isinstance(value, list) and any(isinstance(part, dict) for part in value):
+        value = {str(k): part for k, part in enumerate(value)}
+    if not isinstance(value, dict):
+        return {name: value}
+    leaves: dict[str, Any] = {}
+    for key, part in value.items():
+        leaves.update(_flatten(part, f"{name}.{key}" if name else key))
+    return leaves

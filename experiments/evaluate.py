@@ -1,0 +1,60 @@
+"""``python -m experiments.evaluate RUN``: repeat a run's evaluation with the policy it exported.
+
+Without flags the same episodes are played and the same numbers come out as in the run's result.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from arbgym import policy as policies
+from experiments.judge import judge, print_table
+from experiments.monitor import write_atomically
+from experiments.saved import load_config
+
+
+def evaluate_run(
+    folder: Path, *, episodes: int | None = None, seed: int | None = None, backend: policies.Backend = "onnxruntime"
+) -> dict[str, Any]:
+    """The evaluation of a run's exported policy: the policies' part of ``result.json``.
+
+    Raises ValueError when the folder is no run, or its policy is refused. An expired policy can still be judged.
+    """
+    config = load_config(folder)
+    changes = {name: value for name, value in (("episodes", episodes), ("seed", seed)) if value is not None}
+    created = policies.read_manifest(folder / "policy")["created"]
+    policy = policies.load(folder / "policy", backend=backend, now=datetime.fromisoformat(created))
+    return judge(config, policy, dataclasses.replace(config.evaluation, **changes))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate from the command line; returns the process's exit status."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, help="runs/NAME/STAMP")
+    parser.add_argument("--episodes", type=int, help="held-out episodes (default: the run's own)")
+    parser.add_argument("--seed", type=int, help="seed of the first of them (default: the run's own)")
+    parser.add_argument("--backend", choices=("onnxruntime", "numpy"), default="onnxruntime")
+    parser.add_argument("--json", type=Path, help="write the result there, too")
+    flags = parser.parse_args(arguments)
+    try:
+        result = evaluate_run(flags.run, episodes=flags.episodes, seed=flags.seed, backend=flags.backend)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print_table(result, result["subject"], Console())
+    if flags.json is not None:
+        write_atomically(flags.json, (json.dumps(result, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

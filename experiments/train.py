@@ -1,0 +1,248 @@
+"""``python -m experiments.train NAME [flags]``: train, evaluate on held-out worlds, export, report.
+
+    python -m experiments.train ppo_flash --quick
+    python -m experiments.train ppo_flash --preset base --seed 1
+    python -m experiments.train ppo_flash --feed replay --data PATH
+    python -m experiments.train --resume runs/ppo_flash/STAMP [--steps N]
+    python -m experiments.train NAME --help     # every field of the configuration is a flag
+
+Writes runs/NAME/STAMP with config.json, learning.jsonl, TensorBoard files, checkpoints/, policy/, result.json
+and report.html. Ctrl-C ends training and evaluates, exports and reports what there is. ``--resume`` goes on
+from a run's last checkpoint, with its configuration, optimizer state and step count, in a folder of its own:
+the older run stays as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from stable_baselines3.common.logger import configure
+
+from agents.export import differing_actions, export
+from agents.recipe import use_threads
+from agents.vec import NativeVecEnv
+from arbgym import policy as policies
+from arbgym.engine import NativeVectorEnv
+from experiments.config import RUNS, ConfigError, RunConfig, parse, to_json
+from experiments.judge import judge, print_table
+from experiments.monitor import (
+    CHECKPOINTS,
+    LEARNING_CURVE,
+    Monitor,
+    StopSignal,
+    last_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from experiments.provenance import git_revision, machine, versions
+from experiments.report import write_report
+from experiments.saved import CONFIG, RESULT, load_config
+from experiments.worlds import training_batch
+
+PARITY_OBSERVATIONS = 10_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one training from the command line; returns the process's exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(f"{__doc__}\nNAME is one of: {', '.join(RUNS)}")
+            return 0 if arguments else 2
+        config, source = _configuration(arguments)
+        folder = train(config, source)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\nresults in {folder}  (open {folder / 'report.html'})")
+    return 0
+
+
+def _configuration(arguments: list[str]) -> tuple[RunConfig[Any, Any], Path | None]:
+    """The configuration to run, and the run whose checkpoint it goes on from, if any."""
+    if not any(argument == "--resume" or argument.startswith("--resume=") for argument in arguments):
+        return parse(arguments), None
+    parser = argparse.ArgumentParser(prog="python -m experiments.train", allow_abbrev=False)
+    parser.add_argument("name", nargs="?", help="may be given again; it has to be the run's own")
+    parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="runs/NAME/STAMP to go on from")
+    parser.add_argument("--steps", type=int, help="budget in all, the steps already taken included")
+    parser.add_argument("--minutes", type=float, help="budget in wall minutes from now")
+    parser.add_argument("--out", type=Path)
+    flags = parser.parse_args(arguments)
+    config = load_config(flags.resume)
+    if flags.name not in (None, config.name):
+        raise ConfigError(f"NAME = {flags.name!r}; accepted is {config.name}, the name of {flags.resume}")
+    changes = {name: getattr(flags, name) for name in ("steps", "minutes", "out") if getattr(flags, name) is not None}
+    return dataclasses.replace(config, **changes), flags.resume
+
+
+def train(config: RunConfig[Any, Any], source: Path | None = None, console: Console | None = None) -> Path:
+    """Run a configuration from start to report; returns the run's folder. ``source`` is a run to go on from.
+
+    Raises ValueError, before anything is written, when the configuration cannot be run.
+    """
+    console = console or Console()
+    checkpoint = None if source is None else _checkpoint(source)
+    use_threads(config.threads)
+    resumed = 0 if checkpoint is None else checkpoint[1]
+    batch = training_batch(config, config.agent.environments)
+    env = NativeVecEnv(batch)
+    folder = _new_folder(config)
+    if source is not None and checkpoint is not None:
+        _carry_over(source, checkpoint[0], folder)
+    _write_config(folder, config, source, resumed)
+    console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
+    model = config.agent.build(env, config.seed, folder)
+    model.set_logger(configure(str(folder), ["tensorboard"]))
+    env.seed(config.resumed_seed(resumed) if checkpoint else config.training_seed)
+    if checkpoint is not None:
+        model.set_parameters(str(checkpoint[0]), device="cpu")
+        model.num_timesteps = resumed
+    training = _learn(model, env, config, folder, resumed, console)
+    _finish(model, config, folder, training, console)
+    env.close()
+    return folder
+
+
+def _learn(
+    model: Any, env: NativeVecEnv, config: RunConfig[Any, Any], folder: Path, resumed: int, console: Console
+) -> dict[str, Any]:
+    with StopSignal() as stop:
+        monitor = Monitor(
+            env,
+            folder,
+            steps=config.steps,
+            seconds=None if config.minutes is None else 60.0 * config.minutes,
+            checkpoint_steps=config.checkpoint_steps,
+            stop=stop,
+            console=console,
+        )
+        if resumed < config.steps:
+            model.learn(config.steps - resumed, callback=monitor, log_interval=None, reset_num_timesteps=resumed == 0)
+            monitor.finish()
+        else:
+            console.print(f"{resumed:,} steps are taken already and the budget is {config.steps:,}: evaluating only")
+            monitor.init_callback(model)
+            save_checkpoint(model, folder)
+    model.logger.close()
+    return {"steps": int(model.num_timesteps), "stopped_by": monitor.stopped_by, "speed": monitor.summary()}
+
+
+def _finish(model: Any, config: RunConfig[Any, Any], folder: Path, training: dict[str, Any], console: Console) -> None:
+    """Export, evaluate what was exported, and write the report."""
+    start = time.perf_counter()
+    console.print("exporting the policy and comparing its actions with the model's ...")
+    observations = _observations(config, model)
+    content, golden = export(model, observations)
+
+    def save(held_out: dict[str, Any]) -> None:
+        policies.save(
+            folder / "policy",
+            content,
+            definition=config.definition,
+            config=config.world,
+            preset=config.preset,
+            encoding=config.action,
+            feed=config.feed,
+            golden=golden,
+            lifetime_days=config.lifetime_days,
+            provenance={
+                "run": config.name,
+                "git": git_revision(),
+                "seed": config.seed,
+                "steps": training["steps"],
+                "versions": versions(),
+                "held_out": held_out,
+            },
+        )
+
+    save({})
+    exported = time.perf_counter()
+    console.print("evaluating on held-out worlds beside the baselines and the oracle ...")
+    policy = policies.load(folder / "policy")
+    evaluation = judge(config, policy, config.evaluation)
+    evaluated = time.perf_counter()
+    result = {
+        "run": {"name": config.name, "environment": config.environment, "preset": config.preset, "seed": config.seed},
+        "training": {"steps": training["steps"], "stopped_by": training["stopped_by"]},
+        "export": {
+            "observations": len(observations),
+            "differing_actions": differing_actions(model, policy.predict, observations),
+        },
+        **evaluation,
+    }
+    save({name: result["policies"][config.name][name] for name in ("net_profit", "oracle_share")})
+    speed = {**training["speed"], "export_seconds": exported - start, "evaluation_seconds": evaluated - exported}
+    write_atomically(folder / RESULT, (json.dumps({**result, "speed": speed}, indent=1) + "\n").encode())
+    print_table(result, config.name, console)
+    write_report(folder)
+
+
+def _observations(config: RunConfig[Any, Any], model: Any) -> NDArray[np.float32]:
+    """Observations (10,000, D) that the model meets in training worlds, half of its actions random."""
+    batch: NativeVectorEnv = training_batch(config, 250)
+    batch.reset(seed=config.training_seed)
+    batch.action_space.seed(config.seed)
+    rows = []
+    for step in range(PARITY_OBSERVATIONS // batch.num_envs):
+        rows.append(batch.observations.copy())
+        random = step % 2 == 1
+        batch.step_in_place(batch.action_space.sample() if random else model.predict(rows[-1], deterministic=True)[0])
+    return np.concatenate(rows)
+
+
+def _checkpoint(source: Path) -> tuple[Path, int]:
+    found = last_checkpoint(source)
+    if found is None:
+        raise ConfigError(f"{source}: holds no {CHECKPOINTS}/step_*.zip to go on from")
+    return found
+
+
+def _new_folder(config: RunConfig[Any, Any]) -> Path:
+    """runs/NAME/STAMP, made now; a stamp that is taken gets a suffix, so nothing is ever written over."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for attempt in range(1_000):
+        folder = config.out / config.name / (stamp if attempt == 0 else f"{stamp}-{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ConfigError(f"out = {str(config.out)!r}: a thousand runs carry the stamp {stamp}")
+
+
+def _carry_over(source: Path, checkpoint: Path, folder: Path) -> None:
+    """What the new folder needs of the run it goes on from: the checkpoint and the learning curve up to it."""
+    target = folder / CHECKPOINTS / checkpoint.name
+    target.parent.mkdir()
+    shutil.copyfile(checkpoint, target)
+    if (source / LEARNING_CURVE).is_file():
+        shutil.copyfile(source / LEARNING_CURVE, folder / LEARNING_CURVE)
+
+
+def _write_config(folder: Path, config: RunConfig[Any, Any], source: Path | None, resumed: int) -> None:
+    content = {
+        "run": to_json(config),
+        "resumed": None if source is None else {"from": str(source), "steps": resumed},
+        "git": git_revision(),
+        "seeds": {"training": config.training_seed, "held_out": config.evaluation.seed},
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_atomically(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
