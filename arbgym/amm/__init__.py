@@ -6,13 +6,11 @@ and n-hop cycles), ``arbgym.amm.ranges`` (swaps over liquidity ranges) and ``arb
 
 from arbgym.amm.concentrated import ConcentratedPool
 from arbgym.amm.constant_product import ConstantProductPool, get_amount_in, get_amount_out, quote_liquidity
-from arbgym.amm.result import ConcentratedSwap, ConstantProductSwap, PoolError, SwapResult
+from arbgym.amm.result import PoolError, SwapResult
 
 __all__ = [
     "ConcentratedPool",
-    "ConcentratedSwap",
     "ConstantProductPool",
-    "ConstantProductSwap",
     "PoolError",
     "SwapResult",
     "get_amount_in",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from arbgym.amm.integers import INT128_MAX, UINT128_MAX, UINT160_MAX, UINT256_MAX, as_int, as_integer, as_uint, ceil_div
-from arbgym.amm.result import ConcentratedSwap, PoolError
+from arbgym.amm.result import PoolError, SwapResult
 from arbgym.amm.swap_math import MILLION, Q128, add_liquidity, position_amounts, swap_step
 from arbgym.amm.tick_math import (
     MAX_SQRT_RATIO,
@@ -159,7 +159,7 @@ class ConcentratedPool:
 
     def quote(
         self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None
-    ) -> ConcentratedSwap:
+    ) -> SwapResult:
         """The swap that ``swap`` would make; the pool stays as it is.
 
         Args:
@@ -172,9 +172,7 @@ class ConcentratedPool:
         """
         return self._run(amount_specified, zero_for_one, sqrt_price_limit_x96)[0]
 
-    def swap(
-        self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None
-    ) -> ConcentratedSwap:
+    def swap(self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None) -> SwapResult:
         """Apply a swap; arguments, result and errors as for ``quote``. A revert leaves the pool as it was."""
         result, fee_growth, protocol_fee = self._run(amount_specified, zero_for_one, sqrt_price_limit_x96)
         self.sqrt_price_x96 = result.sqrt_price_x96
@@ -200,7 +198,7 @@ class ConcentratedPool:
 
     def _run(
         self, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None
-    ) -> tuple[ConcentratedSwap, int, int]:
+    ) -> tuple[SwapResult, int, int]:
         """The contract's loop: (result, growth of the input token's fee growth X128, protocol's part of the fee)."""
         if type(amount_specified) is not int or not -_INT256_LIMIT <= amount_specified < _INT256_LIMIT:
             amount_specified = as_int("amount_specified", amount_specified, 256)
@@ -242,10 +240,7 @@ class ConcentratedPool:
                 fee -= protocol_part
                 protocol_fee += protocol_part
             if liquidity:
-                growth = fee * Q128 // liquidity
-                if growth > UINT256_MAX:
-                    raise PoolError("")
-                fee_growth += growth
+                fee_growth += fee * Q128 // liquidity
             if price == next_price:
                 if crosses:
                     net = self._net[next_tick]
@@ -257,7 +252,7 @@ class ConcentratedPool:
                 tick = tick_at_sqrt_price_x96(price)
 
         amount0, amount1 = (total_in, -total_out) if zero_for_one else (-total_out, total_in)
-        result = ConcentratedSwap(
+        result = SwapResult(
             total_in,
             total_out,
             amount0,

@@ -8,7 +8,7 @@ out = floor(in * k * R_out / (R_in * den + in * k)) is the most the pair accepts
 from __future__ import annotations
 
 from arbgym.amm.integers import UINT112_MAX, UINT256_MAX, as_integer, as_uint, ceil_div
-from arbgym.amm.result import ConstantProductSwap, PoolError
+from arbgym.amm.result import PoolError, SwapResult
 
 DEFAULT_FEE = (3, 1000)
 _LIBRARY = "UniswapV2Library"
@@ -124,9 +124,7 @@ class ConstantProductPool:
         """An independent pair in the same state."""
         return ConstantProductPool(self.reserve0, self.reserve1, self.fee, self.name)
 
-    def quote(
-        self, *, amount_in: int | None = None, amount_out: int | None = None, zero_for_one: bool
-    ) -> ConstantProductSwap:
+    def quote(self, *, amount_in: int | None = None, amount_out: int | None = None, zero_for_one: bool) -> SwapResult:
         """The swap that ``swap`` would make; the pair stays as it is.
 
         Args: one of
@@ -147,20 +145,16 @@ class ConstantProductPool:
             amount_out = net * reserve_out // (reserve_in * denominator + net) if net else 0
         else:
             raise ValueError("amount_in, amount_out: neither is given; accepted is exactly one of them")
-        if zero_for_one:
-            reserves = self._settle(0, amount_out, amount_in, 0)
-        else:
-            reserves = self._settle(amount_out, 0, 0, amount_in)
+        if not (0 < amount_out < reserve_out and amount_in + reserve_in <= UINT112_MAX):
+            self._settle(*((0, amount_out, amount_in, 0) if zero_for_one else (amount_out, 0, 0, amount_in)))  # raises
         amount0, amount1 = (amount_in, -amount_out) if zero_for_one else (-amount_out, amount_in)
-        fee = ceil_div(amount_in * self.fee[0], self.fee[1])
-        return ConstantProductSwap(amount_in, amount_out, amount0, amount1, fee, 0, 1, 0, *reserves)
+        return SwapResult(amount_in, amount_out, amount0, amount1, -(-amount_in * self.fee[0] // self.fee[1]), 0, 1, 0)
 
-    def swap(
-        self, *, amount_in: int | None = None, amount_out: int | None = None, zero_for_one: bool
-    ) -> ConstantProductSwap:
+    def swap(self, *, amount_in: int | None = None, amount_out: int | None = None, zero_for_one: bool) -> SwapResult:
         """Apply a swap; arguments, result and errors as for ``quote``. A revert leaves the pair as it was."""
         result = self.quote(amount_in=amount_in, amount_out=amount_out, zero_for_one=zero_for_one)
-        self.reserve0, self.reserve1 = result.reserve0, result.reserve1
+        self.reserve0 += result.amount0
+        self.reserve1 += result.amount1
         return result
 
     def flash(self, *, out0: int, out1: int, paid0: int, paid1: int) -> None:

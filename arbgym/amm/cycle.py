@@ -1,9 +1,9 @@
 """Float64 kernels of constant-product pools: quotes, and the best size of an n-hop cycle in closed form.
 
-With the kept fraction keep = 1 - fee, a hop is the Moebius map out = keep * a * Y / (X + keep * a) (Uniswap V2 whitepaper,
-section 3.2.1), and so is a chain of hops: out = gain * a / (1 + curve * a). A hop is divided by its reserve X before it is
-appended, so gain is the product of the prices, and nothing overflows. Setting the derivative of out - (1 + loan_fee) * a
-to zero: a cycle pays if gain > 1 + loan_fee, and then, with q = sqrt(1 + loan_fee),
+With keep = 1 - fee a hop is the Moebius map out = keep * a * Y / (X + keep * a) (Uniswap V2 whitepaper, 3.2.1), and so
+is a chain of hops: out = gain * a / (1 + curve * a). A hop is divided by its reserve X before it is appended: gain is
+the product of the prices, and nothing overflows. With the derivative of out - (1 + loan_fee) * a at zero: a cycle pays
+if gain > 1 + loan_fee, and then, with q = sqrt(1 + loan_fee),
 
     amount_in = (sqrt(gain) / q - 1) / curve        profit = (sqrt(gain) - q)^2 / curve
 

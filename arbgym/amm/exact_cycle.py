@@ -132,7 +132,7 @@ def size_cycle_exact(
 
 
 def size_flash_swap_exact(buy: Hop, sell: Hop, neighbours: int = NEIGHBOURS) -> ExactSize:
-    """Best amount to borrow from pair ``buy`` by flash swap and sell into ``sell``, paying ``buy`` back in the other token.
+    """Best amount to borrow from ``buy`` by flash swap and sell into ``sell``, paying ``buy`` back in the other token.
 
     Profit is the router's getAmountOut of ``sell`` less its getAmountIn of ``buy``, in the token paid back.
     """

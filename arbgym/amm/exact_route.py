@@ -123,11 +123,10 @@ def _crossing(buy: Pool, sell: Pool, sells_zero: bool, capacity: int) -> int:
 
 
 def size_two_pools_exact(buy: Pool, sell: Pool, *, token0_is_bought: bool, neighbours: int = NEIGHBOURS) -> ExactSize:
-    """Best amount of one token to take out of ``buy`` (exact output) and sell into ``sell`` (exact input).
+    """Best amount of one token to take out of ``buy`` (exact output) and to put into ``sell`` (exact input).
 
     Both pools hold the same token0 and token1. Profit is in the other token: what ``sell`` pays less what ``buy`` asks,
-    as the contracts' integers have it (a constant-product ``buy`` asks the router's getAmountIn). Returns zeros where no
-    size pays.
+    in the contracts' integers (a constant-product ``buy`` asks the router's getAmountIn). Zeros where no size pays.
     """
     sells_zero = token0_is_bought
     capacity = _capacity(buy, sell, sells_zero)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class PoolError(ValueError):
@@ -13,12 +13,13 @@ class PoolError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class SwapResult:
+class SwapResult(NamedTuple):
     """One swap, in raw token units.
 
-    ``amount_in`` includes the ``fee``. ``amount0`` and ``amount1`` are the pool's deltas, positive when
-    paid in. ``unspent`` is the part of an exact input that the pool did not take (price limit, or no liquidity left).
+    ``amount_in`` includes the ``fee``. ``amount0`` and ``amount1`` are the pool's deltas, positive when paid in.
+    ``unspent`` is the part of an exact input that the pool did not take (price limit, or no liquidity left). ``steps``
+    are turns of a concentrated pool's loop. The last three are a concentrated pool's state after the swap, 0 for a
+    constant-product pool, whose reserves move by ``amount0`` and ``amount1``.
     """
 
     amount_in: int
@@ -29,20 +30,6 @@ class SwapResult:
     unspent: int
     steps: int
     ticks_crossed: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConstantProductSwap(SwapResult):
-    """A swap with the reserves that it leaves."""
-
-    reserve0: int
-    reserve1: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConcentratedSwap(SwapResult):
-    """A swap with the price, tick and active liquidity that it leaves; ``steps`` are turns of the contract's loop."""
-
-    sqrt_price_x96: int
-    tick: int
-    liquidity: int
+    sqrt_price_x96: int = 0
+    tick: int = 0
+    liquidity: int = 0
