@@ -9,6 +9,11 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import pytest
+from hypothesis import settings
+
+# the first example of a property compiles its kernels, so no deadline per example
+settings.register_profile("arbgym", deadline=None)
+settings.load_profile("arbgym")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
