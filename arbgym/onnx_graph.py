@@ -49,10 +49,13 @@ class Graph:
     weights: Mapping[str, Array]
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name, for inputs by name."""
+        """Outputs by name, for inputs by name. Raises GraphError where an operator does not fit what it reads."""
         values: dict[str, Array] = {**self.weights, **feed, "": np.empty(0)}
         for node in self.nodes:
-            results = OPERATORS[node.operator](node.attributes, *(values[name] for name in node.inputs))
+            try:
+                results = OPERATORS[node.operator](node.attributes, *(values[name] for name in node.inputs))
+            except (TypeError, ValueError, IndexError, KeyError) as error:
+                raise GraphError(f"operator {node.operator}: {error}") from error
             values.update(zip(node.outputs, results, strict=False))
         return {name: values[name] for name in self.outputs}
 
@@ -249,8 +252,9 @@ def _gemm(attributes: Mapping[str, Any], a: Array, b: Array, c: Array | None = N
     return (product if c is None else product + (c if beta == 1.0 else np.float32(beta) * c),)
 
 
-def _clip(_: Mapping[str, Any], x: Array, low: Array, high: Array) -> tuple[Array]:
-    return (np.clip(x, low if low.size else None, high if high.size else None),)
+def _clip(_: Mapping[str, Any], x: Array, low: Array | None = None, high: Array | None = None) -> tuple[Array]:
+    limits = (None if limit is None or limit.size == 0 else limit for limit in (low, high))
+    return (np.clip(x, *limits),)
 
 
 def _sigmoid(_: Mapping[str, Any], x: Array) -> tuple[Array]:

@@ -263,9 +263,11 @@ def _check(
         raise PolicyError(
             f"{MODEL}: maps {graph.inputs} to {graph.outputs}; accepted is ('observation',) to ('logits', 'action')"
         )
-    runner = _numpy_runner(graph) if backend == "numpy" else _onnxruntime_runner(model)
-    policy = Policy(manifest, definition, runner)
+    policy = Policy(manifest, definition, _numpy_runner(graph))
     _check_golden(policy)
+    if backend == "onnxruntime":
+        policy = Policy(manifest, definition, _onnxruntime_runner(model))
+        _check_golden(policy)
     return policy
 
 
@@ -341,7 +343,10 @@ def _check_golden(policy: Policy) -> None:
 
 def _numpy_runner(graph: Graph) -> _Runner:
     def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        outputs = graph.run({"observation": observations})
+        try:
+            outputs = graph.run({"observation": observations})
+        except GraphError as error:
+            raise PolicyError(f"{MODEL}: {error}") from error
         return outputs["logits"], outputs["action"]
 
     return run

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 import arbgym
-from arbgym.evaluation import TUNING_SEED, EncodedPolicy, Simulator, evaluate
+from arbgym.engine import NativeVectorEnv
+from arbgym.evaluation import TUNING_SEED, EncodedPolicy, Simulator, decide_with, evaluate
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.worlds import held_out_arguments, training_arguments
 
@@ -30,42 +34,82 @@ def judge(config: RunConfig[Any, Any], policy: EncodedPolicy, evaluation: Evalua
         seed=evaluation.seed,
         **held_out_arguments(config),
     )
-    return found.to_json()
+    result = found.to_json()
+    held_out = Simulator(module, held_out_arguments(config), evaluation.seed, min(evaluation.episodes, 256))
+    if {"regime", "bid_share", "rival_bid_share"} <= set(config.definition.info):
+        result["behaviour"] = {"regimes": regime_bids(held_out, policy)}
+    return result
+
+
+def regime_bids(simulator: Simulator, policy: EncodedPolicy) -> list[dict[str, float]]:
+    """In each hidden regime of the rivals: attempts, the policy's mean bid share in them, the best rival's, and
+    the share won.
+    """
+    columns = ("bid_share", "rival_bid_share", "included")
+    sums: dict[int, NDArray[np.float64]] = {}
+
+    def add(env: NativeVectorEnv, alive: NDArray[np.bool_]) -> None:
+        attempts = alive & (env.info["attempted"] > 0.0)
+        for regime in np.unique(env.info["regime"][attempts]):
+            rows = attempts & (env.info["regime"] == regime)
+            found = [float(rows.sum()), *(float(env.info[name][rows].sum()) for name in columns)]
+            sums[int(regime)] = sums.get(int(regime), np.zeros(4)) + found
+
+    simulator.run(decide_with(policy, simulator.make()), add)
+    return [
+        {"regime": regime, "attempts": int(total[0])}
+        | dict(zip(("bid_share", "rival_bid_share", "win_rate"), (total[1:] / total[0]).tolist(), strict=True))
+        for regime, total in sorted(sums.items())
+    ]
 
 
 def rows(result: dict[str, Any], subject: str) -> list[dict[str, str]]:
-    """One row of text per policy: net profit, share of the oracle, the subject's paired gain, rates."""
+    """One row of text per policy: net profit and the subject's paired gain per episode, share of the oracle, rates."""
     found = []
     for name, figures in result["policies"].items():
         paired = result["paired"].get(name)
         found.append(
             {
                 "policy": name,
-                "net profit per episode": _interval(figures["net_profit"], "{:,.1f}"),
-                "share of the oracle": _interval(figures["oracle_share"], "{:.1%}"),
-                f"{subject} minus it": "" if paired is None else _interval(paired, "{:+,.1f}"),
-                "attempts": f"{figures['attempt_rate']:.1%}",
-                "won": f"{figures['win_rate']:.1%}",
-                "reverted": f"{figures['revert_rate']:.1%}",
-                "false positives": f"{figures['false_positive_rate']:.1%}",
+                "net profit": _interval(figures["net_profit"], ",", 1.0),
+                "% of oracle": _interval(figures["oracle_share"], "", 100.0),
+                f"{subject} - it": "" if paired is None else _interval(paired, "+,", 1.0),
+                "try %": f"{100.0 * figures['attempt_rate']:.0f}",
+                "win %": f"{100.0 * figures['win_rate']:.0f}",
+                "revert %": f"{100.0 * figures['revert_rate']:.1f}",
+                "false %": f"{100.0 * figures['false_positive_rate']:.1f}",
             }
         )
     return found
 
 
-def _interval(figures: dict[str, float], text: str) -> str:
-    mean, low, high = (text.format(figures[name]) for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+COLUMNS = {
+    "net profit": "mean per episode, quote currency, with its 95 % interval",
+    "% of oracle": "share of what hindsight could have earned, with its 95 % interval",
+    "try %": "of the steps in which the policy traded",
+    "win %": "of these attempts that succeeded",
+    "revert %": "of these attempts that failed on chain and paid gas",
+    "false %": "of these attempts that lost money although they were included",
+}
+"""What the table's columns mean."""
+
+
+def _interval(figures: dict[str, float], sign: str, scale: float) -> str:
+    """Mean and interval with as many digits as a reader needs for the larger of them."""
+    values = [scale * figures[name] for name in ("mean", "low", "high")]
+    digits = 0 if max(map(abs, values)) >= 100.0 else 1 if max(map(abs, values)) >= 1.0 else 3
+    mean, low, high = (f"{value:{sign}.{digits}f}" for value in values)
+    return f"{mean} [{low} .. {high}]"
 
 
 def print_table(result: dict[str, Any], subject: str, console: Console) -> None:
     """The policies as a table, the trained one first."""
     found = rows(result, subject)
-    table = Table(
-        title=f"{result['episodes']:,} held-out episodes, quote currency, 95 % intervals", title_justify="left"
-    )
+    title = f"{result['episodes']:,} held-out episodes; means and paired differences per episode in quote currency"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in found[0]:
-        table.add_column(name, justify="left" if name == "policy" else "right")
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for row in found:
         table.add_row(*row.values(), style="bold" if row["policy"] == subject else None)
-    console.print(table)
+    wide = console if console.is_terminal else Console(file=console.file, width=160)
+    wide.print(table)

@@ -175,13 +175,17 @@ class Monitor(BaseCallback):
         self._sums[:] = 0.0
         self._rows = 0
         self._logged = self.num_timesteps
+        seconds = time.perf_counter() - self._begun
+        rate = (self.num_timesteps - self._first_step) / max(seconds, 1e-9)
         for name, mean in means.items():
             self.logger.record(f"profit/{name}", mean)
-        seconds = time.perf_counter() - self._begun
+        if self.model.ep_info_buffer:
+            self.logger.record("rollout/ep_rew_mean", float(np.mean([done["r"] for done in self.model.ep_info_buffer])))
+        self.logger.record("time/steps_per_second", rate)
+        self.logger.dump(self.num_timesteps)
         line = json.dumps({"steps": self.num_timesteps, "seconds": seconds, **means})
         with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
             curve.write(line + "\n")
-        rate = (self.num_timesteps - self._first_step) / max(seconds, 1e-9)
         note = f"{rate / 1e3:.0f} k steps/s, net profit {means['net_profit']:+.3f} a step"
         if "oracle_profit" in means and means["oracle_profit"] > 0.0:
             note += f", {means['net_profit'] / means['oracle_profit']:.0%} of the oracle"
