@@ -78,21 +78,22 @@ def size_two_pools(
 
 
 @kernel
-def _size_cycles(
+def size_cycles_into(
     reserve_in: Floats,
     reserve_out: Floats,
     keep: Floats,
     loan_fee: float,
     amount: Floats,
     profit: Floats,
-    ratio: Floats,
+    gains: Floats,
 ) -> None:
+    """``size_cycles`` without checks: reserves and keep of shape (B, n), results of shape (B,)."""
     for i in range(reserve_in.shape[0]):
         gain, curve = 1.0, 0.0
         for j in range(reserve_in.shape[1]):
             gain, curve = append_hop(gain, curve, reserve_in[i, j], reserve_out[i, j], keep[i, j])
         amount[i], profit[i] = best_size(gain, curve, loan_fee)
-        ratio[i] = gain
+        gains[i] = gain
 
 
 class CycleSize(NamedTuple):
@@ -128,5 +129,5 @@ def size_cycles(reserve_in: ArrayLike, reserve_out: ArrayLike, keep: ArrayLike, 
         raise ValueError(f"loan_fee: {loan_fee}; accepted is a finite number >= 0")
     count = reserves_in.shape[0]
     size = CycleSize(np.empty(count), np.empty(count), np.empty(count))
-    _size_cycles(reserves_in, reserves_out, kept, loan_fee, size.amount_in, size.profit, size.gain)
+    size_cycles_into(reserves_in, reserves_out, kept, loan_fee, size.amount_in, size.profit, size.gain)
     return size

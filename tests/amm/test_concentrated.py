@@ -19,6 +19,7 @@ from arbgym.amm.tick_math import (
     sqrt_price_x96_at_tick,
     tick_at_sqrt_price_x96,
 )
+from tests.amm.pools import concentrated_pools
 
 Vectors = Callable[[str], list[dict[str, Any]]]
 Q96 = 2**96
@@ -33,22 +34,6 @@ def _state(pool: ConcentratedPool) -> tuple[object, ...]:
         pool.fee_growth_global0_x128,
         pool.fee_growth_global1_x128,
     )
-
-
-@st.composite
-def pools(draw: st.DrawFn) -> ConcentratedPool:
-    """Pools made by minting overlapping positions around a price, some of them with gaps."""
-    fee, spacing = draw(st.sampled_from([(100, 1), (500, 10), (3000, 60), (10000, 200)]))
-    tick = draw(st.integers(-300_000, 300_000))
-    price = draw(st.integers(sqrt_price_x96_at_tick(tick), sqrt_price_x96_at_tick(tick + 1) - 1))
-    pool = ConcentratedPool(sqrt_price_x96=price, tick=tick, liquidity=0, fee=fee, tick_spacing=spacing)
-    centre = tick // spacing
-    for _ in range(draw(st.integers(1, 6))):
-        low = centre + draw(st.integers(-400, 400))
-        high = low + draw(st.integers(1, 400))
-        liquidity = draw(st.integers(1, 2**80))
-        pool.mint(tick_lower=low * spacing, tick_upper=high * spacing, liquidity=liquidity)
-    return pool
 
 
 AMOUNTS = st.integers(1, 2**100) | st.integers(1, 10_000)
@@ -245,7 +230,7 @@ def test_swap_reverts(arguments: dict[str, Any], reason: str) -> None:
     assert _state(pool) == before
 
 
-@given(pools(), AMOUNTS, st.booleans(), st.booleans())
+@given(concentrated_pools(), AMOUNTS, st.booleans(), st.booleans())
 def test_quote_is_pure_and_swap_applies_it(
     pool: ConcentratedPool, amount: int, exact_in: bool, zero_for_one: bool
 ) -> None:
@@ -264,7 +249,7 @@ def test_quote_is_pure_and_swap_applies_it(
     assert quoted.unspent == (amount - quoted.amount_in if exact_in else 0)
 
 
-@given(pools(), AMOUNTS, st.booleans())
+@given(concentrated_pools(), AMOUNTS, st.booleans())
 def test_a_round_trip_loses_at_least_the_fee(pool: ConcentratedPool, amount: int, zero_for_one: bool) -> None:
     there = pool.swap(amount_specified=amount, zero_for_one=zero_for_one)
     assume(there.amount_out > 0)
@@ -272,7 +257,7 @@ def test_a_round_trip_loses_at_least_the_fee(pool: ConcentratedPool, amount: int
     assert back.amount_out <= there.amount_in - there.fee
 
 
-@given(pools(), AMOUNTS, st.booleans())
+@given(concentrated_pools(), AMOUNTS, st.booleans())
 def test_exact_output_and_exact_input_agree(pool: ConcentratedPool, amount: int, zero_for_one: bool) -> None:
     spent = pool.quote(amount_specified=amount, zero_for_one=zero_for_one)
     assume(spent.amount_out > 0)
@@ -283,7 +268,7 @@ def test_exact_output_and_exact_input_agree(pool: ConcentratedPool, amount: int,
     assert again.amount_out >= spent.amount_out
 
 
-@given(pools(), st.integers(2, 2**90), st.floats(0.01, 0.99), st.booleans())
+@given(concentrated_pools(), st.integers(2, 2**90), st.floats(0.01, 0.99), st.booleans())
 def test_splitting_never_pays(pool: ConcentratedPool, amount: int, share: float, zero_for_one: bool) -> None:
     whole = pool.quote(amount_specified=amount, zero_for_one=zero_for_one)
     assume(whole.unspent == 0)
@@ -293,7 +278,7 @@ def test_splitting_never_pays(pool: ConcentratedPool, amount: int, share: float,
     assert parts <= whole.amount_out
 
 
-@given(pools(), AMOUNTS, st.booleans())
+@given(concentrated_pools(), AMOUNTS, st.booleans())
 def test_protocol_and_liquidity_providers_share_the_fee(
     pool: ConcentratedPool, amount: int, zero_for_one: bool
 ) -> None:
@@ -316,7 +301,7 @@ def test_protocol_and_liquidity_providers_share_the_fee(
 # Positions
 
 
-@given(pools(), st.integers(-500, 500), st.integers(1, 500), st.integers(1, 2**90))
+@given(concentrated_pools(), st.integers(-500, 500), st.integers(1, 500), st.integers(1, 2**90))
 def test_minting_costs_at_least_what_burning_gives(
     pool: ConcentratedPool, offset: int, width: int, liquidity: int
 ) -> None:
@@ -426,7 +411,7 @@ def test_the_pool_keeps_its_own_ticks() -> None:
 
 
 @settings(max_examples=20)
-@given(pools())
+@given(concentrated_pools())
 def test_a_pool_can_be_rebuilt_from_what_it_shows(pool: ConcentratedPool) -> None:
     again = ConcentratedPool(
         sqrt_price_x96=pool.sqrt_price_x96,
