@@ -29,6 +29,14 @@ _INT256_LIMIT = 1 << 255
 _MAX_TICK_SPACING = 16383
 
 
+def _position(tick_lower: int, tick_upper: int, liquidity: int) -> tuple[int, int, int]:
+    return (
+        as_int("tick_lower", tick_lower, 24),
+        as_int("tick_upper", tick_upper, 24),
+        as_uint("liquidity", liquidity, 128),
+    )
+
+
 class ConcentratedPool:
     """One Uniswap V3 pool; ``quote`` computes a swap, ``swap`` applies it.
 
@@ -272,14 +280,14 @@ class ConcentratedPool:
 
         Raises PoolError: 'TLU', 'TLM', 'TUM' for bad ticks, none with a text for liquidity 0 or over 127 bits.
         """
-        self._check_position(tick_lower, tick_upper, liquidity)
+        tick_lower, tick_upper, liquidity = _position(tick_lower, tick_upper, liquidity)
         if liquidity == 0:
             raise PoolError("")
         return position_amounts(self.sqrt_price_x96, self.tick, tick_lower, tick_upper, liquidity, round_up=True)
 
     def burn_amounts(self, *, tick_lower: int, tick_upper: int, liquidity: int) -> tuple[int, int]:
         """(amount0, amount1) received for taking ``liquidity`` out of [tick_lower, tick_upper), rounded down."""
-        self._check_position(tick_lower, tick_upper, liquidity)
+        tick_lower, tick_upper, liquidity = _position(tick_lower, tick_upper, liquidity)
         return position_amounts(self.sqrt_price_x96, self.tick, tick_lower, tick_upper, liquidity, round_up=False)
 
     def mint(self, *, tick_lower: int, tick_upper: int, liquidity: int) -> tuple[int, int]:
@@ -287,6 +295,7 @@ class ConcentratedPool:
 
         Raises PoolError as ``mint_amounts``, 'LO' over the tick's maximum, and without a text off the tick spacing.
         """
+        tick_lower, tick_upper, liquidity = _position(tick_lower, tick_upper, liquidity)
         amounts = self.mint_amounts(tick_lower=tick_lower, tick_upper=tick_upper, liquidity=liquidity)
         most = max_liquidity_per_tick(self._tick_spacing)
         for tick in (tick_lower, tick_upper):
@@ -299,17 +308,13 @@ class ConcentratedPool:
 
     def burn(self, *, tick_lower: int, tick_upper: int, liquidity: int) -> tuple[int, int]:
         """Take liquidity out; returns what it gives, (amount0, amount1). PoolError 'LS' for more than is there."""
+        tick_lower, tick_upper, liquidity = _position(tick_lower, tick_upper, liquidity)
         amounts = self.burn_amounts(tick_lower=tick_lower, tick_upper=tick_upper, liquidity=liquidity)
         if any(self._gross.get(tick, 0) < liquidity for tick in (tick_lower, tick_upper)):
             raise PoolError("LS")
         if liquidity:
             self._change_position(tick_lower, tick_upper, -liquidity)
         return amounts
-
-    def _check_position(self, tick_lower: int, tick_upper: int, liquidity: int) -> None:
-        as_int("tick_lower", tick_lower, 24)
-        as_int("tick_upper", tick_upper, 24)
-        as_uint("liquidity", liquidity, 128)
 
     def _change_position(self, tick_lower: int, tick_upper: int, delta: int) -> None:
         active = self.liquidity

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -398,6 +399,15 @@ def test_a_price_that_came_down_onto_a_tick_may_belong_to_the_one_below() -> Non
 def test_impossible_amounts_are_refused(amount: Any) -> None:
     with pytest.raises(ValueError, match="amount_specified"):
         _full_range(10**18).quote(amount_specified=amount, zero_for_one=True)
+
+
+def test_numpy_integers_do_not_overflow() -> None:
+    plain, numpy = _full_range(2**60, spacing=60), _full_range(np.int64(2**60), spacing=60)
+    for pool, integer in ((plain, int), (numpy, np.int64)):
+        pool.mint(tick_lower=integer(-60), tick_upper=integer(60), liquidity=integer(2**62))
+        pool.swap(amount_specified=integer(2**62), zero_for_one=True)
+    assert _state(plain) == _state(numpy)
+    assert type(numpy.liquidity) is int
 
 
 def test_the_pool_keeps_its_own_ticks() -> None:
