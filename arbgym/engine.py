@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numba
@@ -32,6 +32,7 @@ import numpy as np
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from arbgym.jit import kernel
 from arbgym.spec import (
     ActionTables,
     Choice,
@@ -119,69 +120,64 @@ class Batch(NamedTuple):
     scales: Floats  # (3, D): 1 / scale, low, high
 
 
-# Names that each definition's copy of the drivers finds in its own globals; see ``_drivers``.
+# Names that each definition's copy of the loop below finds in its own globals; see ``_drivers``.
 _reset: Any = None
 _observe: Any = None
 _step: Any = None
-_observe_row: Any = None
-_reset_row: Any = None
-_step_row: Any = None
 
 
-def _observe_row_source(world: Any, batch: Batch, i: int) -> None:
-    row = batch.observations[i]
-    _observe(world, batch.state[i], row)
+@kernel
+def _scale_row(row: NDArray[np.float32], scales: Floats) -> None:
+    """From a field's own unit to what the agent sees: times 1 / scale, clipped."""
     for d in range(row.size):
-        row[d] = min(max(row[d] * batch.scales[0, d], batch.scales[1, d]), batch.scales[2, d])
-
-
-def _reset_row_source(world: Any, batch: Batch, i: int) -> None:
-    _reset(world, batch.state[i])
-    batch.returns[0, i] = 0.0
-    batch.lengths[0, i] = 0
-    batch.flags[2, i] = False
-    _observe_row(world, batch, i)
-
-
-def _step_row_source(world: Any, batch: Batch, tables: ActionTables, autoreset: int, i: int) -> None:
-    s = batch.state[i]
-    if autoreset == _NEXT_STEP and batch.flags[2, i]:
-        s.episode += 1
-        _reset_row(world, batch, i)
-        batch.rewards[i] = 0.0
-        batch.flags[0, i] = False
-        batch.flags[1, i] = False
-        for k in range(batch.info.shape[1]):
-            batch.info[i, k] = 0.0
-        return
-    if tables.encoding != _PHYSICAL:
-        decode_row(tables, batch.actions[i], batch.decisions[i])
-    reward, terminated, truncated = _step(world, s, batch.decisions[i], batch.info[i])
-    batch.rewards[i] = reward
-    batch.flags[0, i] = terminated
-    batch.flags[1, i] = truncated
-    batch.returns[0, i] += reward
-    batch.lengths[0, i] += 1
-    _observe_row(world, batch, i)
-    if terminated or truncated:
-        batch.returns[1, i] = batch.returns[0, i]
-        batch.lengths[1, i] = batch.lengths[0, i]
-        if autoreset == _SAME_STEP:
-            for d in range(batch.observations.shape[1]):
-                batch.final_observations[i, d] = batch.observations[i, d]
-            s.episode += 1
-            _reset_row(world, batch, i)
-        else:
-            batch.flags[2, i] = True
+        row[d] = min(max(row[d] * scales[0, d], scales[1, d]), scales[2, d])
 
 
 def _advance(world: Any, batch: Batch, tables: ActionTables, autoreset: int, resetting: bool) -> None:
-    """Reset the rows asked for, or step every row: one loop for both, so that the kernels are compiled once."""
+    """Reset the rows asked for, or step every row.
+
+    One loop for both and one body without helpers: Numba optimises everything below a function again at each level of calls.
+    """
     for i in numba.prange(batch.rewards.size):
-        if not resetting:
-            _step_row(world, batch, tables, autoreset, i)
-        elif batch.flags[3, i]:
-            _reset_row(world, batch, i)
+        if resetting and not batch.flags[3, i]:
+            continue
+        s = batch.state[i]
+        row = batch.observations[i]
+        starting = resetting or (autoreset == _NEXT_STEP and batch.flags[2, i])
+        if starting:
+            batch.rewards[i] = 0.0
+            batch.flags[0, i] = False
+            batch.flags[1, i] = False
+            for k in range(batch.info.shape[1]):
+                batch.info[i, k] = 0.0
+        else:
+            if tables.encoding != _PHYSICAL:
+                decode_row(tables, batch.actions[i], batch.decisions[i])
+            reward, terminated, truncated = _step(world, s, batch.decisions[i], batch.info[i])
+            batch.rewards[i] = reward
+            batch.flags[0, i] = terminated
+            batch.flags[1, i] = truncated
+            batch.returns[0, i] += reward
+            batch.lengths[0, i] += 1
+            _observe(world, s, row)
+            _scale_row(row, batch.scales)
+            if terminated or truncated:
+                batch.returns[1, i] = batch.returns[0, i]
+                batch.lengths[1, i] = batch.lengths[0, i]
+                starting = autoreset == _SAME_STEP
+                batch.flags[2, i] = not starting
+                if starting:
+                    for d in range(row.size):
+                        batch.final_observations[i, d] = row[d]
+        if starting:
+            if not resetting:
+                s.episode += 1
+            batch.returns[0, i] = 0.0
+            batch.lengths[0, i] = 0
+            batch.flags[2, i] = False
+            _reset(world, s)
+            _observe(world, s, row)
+            _scale_row(row, batch.scales)
 
 
 class Drivers(NamedTuple):
@@ -212,11 +208,8 @@ def _drivers(definition: Definition) -> Drivers:
         name = f"{source.__name__}_{kind}_{definition.id.replace('-', '_')}_{digest}"
         function = FunctionType(source.__code__.replace(co_name=name), namespace, name)
         function.__qualname__ = name
-        return numba.njit(error_model="numpy", nogil=True, forceinline="row" in name, **options)(function)
+        return numba.njit(error_model="numpy", nogil=True, **options)(function)
 
-    namespace["_observe_row"] = compiled(_observe_row_source)
-    namespace["_reset_row"] = compiled(_reset_row_source)
-    namespace["_step_row"] = compiled(_step_row_source)
     return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True))
 
 
@@ -248,7 +241,9 @@ class _Core:
         if feed not in ("simulated", "replay"):
             raise ValueError(f"feed = {feed!r}; accepted are simulated, replay")
         if (feed == "replay") != (tape is not None):
-            raise ValueError(f"tape: {'missing' if tape is None else 'given'} with feed = {feed!r}; a tape goes with feed = 'replay'")
+            raise ValueError(
+                f"tape: {'missing' if tape is None else 'given'} with feed = {feed!r}; a tape goes with feed = 'replay'"
+            )
         if num_envs < 1:
             raise ValueError(f"num_envs = {num_envs}; accepted is 1 or more")
         if autoreset not in _AUTORESETS:
@@ -307,19 +302,17 @@ def _is_cached(loop: Any) -> bool:
 class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
     """N environments stepped by one compiled call; ``gym.make_vec(id, num_envs=N)`` builds it.
 
-    Arguments: ``num_envs``; ``preset`` and any configuration field by name; ``action``: multidiscrete, discrete or continuous; ``feed``:
-    simulated or replay (with ``tape``); ``autoreset``: same_step (default), next_step or disabled; ``copy``: hand out copies of the
-    observation buffer (default) or the buffer itself. Wrong arguments raise ValueError naming the field, the value and what is
-    accepted.
+    Arguments: ``num_envs``; ``preset`` and any configuration field by name; ``action``: multidiscrete, discrete or
+    continuous; ``feed``: simulated or replay (with ``tape``); ``autoreset``: same_step (default), next_step or
+    disabled; ``copy``: hand out copies of the observation buffer (default) or the buffer itself. Wrong arguments
+    raise ValueError naming the field, the value and what is accepted.
 
     ``step`` and ``reset`` follow Gymnasium. Learners use ``step_in_place`` and read the buffers: ``observations`` and
-    ``final_observations`` float32 (N, D), ``rewards`` float64 (N,), ``terminated`` and ``truncated`` bool (N,), ``info`` {name: float64
-    (N,)}, ``episode_return`` and ``episode_length`` (N,) of each row's last finished episode. They are rewritten by the next step.
-    In same-step mode a finished row's last observation is in ``final_observations`` and its ``info`` belongs to the last step of the
-    finished episode.
+    ``final_observations`` float32 (N, D), ``rewards`` float64 (N,), ``terminated`` and ``truncated`` bool (N,),
+    ``info`` {name: float64 (N,)}, ``episode_return`` and ``episode_length`` (N,) of each row's last finished episode.
+    They are rewritten by the next step. In same-step mode a finished row's last observation is in
+    ``final_observations`` and its ``info`` belongs to the last step of the finished episode.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(
         self,
@@ -336,7 +329,7 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.render_mode = None
         self.definition, self.config, self.preset = core.definition, core.config, core.preset
-        self.metadata = {**type(self).metadata, "autoreset_mode": _autoreset_mode(autoreset)}
+        self.metadata = {"render_modes": [], "autoreset_mode": _autoreset_mode(autoreset)}
         self.single_observation_space = observation_space(core.definition.observation)
         self.single_action_space = action_space(core.definition.action, core.encoding)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -379,9 +372,7 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.core.reset(mask)
         return self._observed(), {}
 
-    def step(
-        self, actions: Any
-    ) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """One step of every environment; ``info`` holds arrays (N,) that the next step rewrites."""
         self.step_in_place(actions)
         infos: dict[str, Any] = dict(self.info)
@@ -419,14 +410,14 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
 class NativeEnv(gymnasium.Env[Any, Any]):
     """One environment: a batch of one of the same kernels; ``gym.make(id)`` builds it.
 
-    Takes the arguments of ``NativeVectorEnv`` but for ``num_envs``, ``autoreset`` and ``copy``. ``info`` is a dictionary of floats.
+    Takes the arguments of ``NativeVectorEnv`` but for ``num_envs``, ``autoreset`` and ``copy``. ``info`` is a
+    dictionary of floats.
     """
-
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(self, environment: str, *, render_mode: str | None = None, **arguments: Any) -> None:
         _refuse_rendering(render_mode)
         self.core = core = _Core(environment, 1, "disabled", **arguments)
+        self.metadata = {"render_modes": []}
         self.render_mode = None
         self.definition, self.config, self.preset = core.definition, core.config, core.preset
         self.observation_space = observation_space(core.definition.observation)

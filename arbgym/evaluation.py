@@ -170,8 +170,9 @@ def evaluate(
 ) -> Evaluation:
     """Play every policy on the same held-out episodes.
 
-    ``environment`` is the module that defines it; ``policies`` map names to decision rules or learned policies and include ``subject``
-    (compared with every other) and ``oracle`` (the unit of ``oracle_share``). Raises ValueError where one is missing.
+    ``environment`` is the module that defines it; ``policies`` map names to decision rules or learned policies and
+    include ``subject`` (compared with every other) and ``oracle`` (the unit of ``oracle_share``). Raises ValueError
+    where one is missing.
     """
     for name in (subject, oracle):
         if name not in policies:
@@ -187,9 +188,7 @@ def evaluate(
     best = totals[oracle].sums["net_profit"]
     figures = {name: _figures(played, best, parts) for name, played in totals.items()}
     net = totals[subject].sums["net_profit"]
-    paired = {
-        name: interval(net - played.sums["net_profit"]) for name, played in totals.items() if name not in (subject, oracle)
-    }
+    paired = {name: interval(net - played.sums["net_profit"]) for name, played in totals.items() if name not in (subject, oracle)}
     for name, difference in paired.items():
         figures[name]["subject_ratio"] = ratio_interval(net, totals[name].sums["net_profit"])
         difference["share_of_baseline"] = _share(difference["mean"], figures[name]["net_profit"]["mean"])

@@ -94,9 +94,7 @@ def _model(model: bytes) -> Graph:
     return Graph(inputs, outputs, tuple(nodes), weights)
 
 
-def _refuse_dangling(
-    inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node], weights: Mapping[str, Array]
-) -> None:
+def _refuse_dangling(inputs: Sequence[str], outputs: Sequence[str], nodes: Sequence[Node], weights: Mapping[str, Array]) -> None:
     known = {"", *inputs, *weights}
     for node in nodes:
         for name in node.inputs:
@@ -141,9 +139,7 @@ def _attribute(part: bytes) -> tuple[str, Any]:
         return name, tuple(value for raw in fields.get(7, []) for value in _floats(raw))
     if kind == 7:
         return name, tuple(value for raw in fields.get(8, []) for value in _integers(raw))
-    raise GraphError(
-        f"attribute {name!r} is of kind {kind}; accepted are numbers, strings, tensors and lists of numbers"
-    )
+    raise GraphError(f"attribute {name!r} is of kind {kind}; accepted are numbers, strings, tensors and lists of numbers")
 
 
 def _tensor(part: bytes) -> tuple[str, Array]:
@@ -162,9 +158,7 @@ def _tensor(part: bytes) -> tuple[str, Array]:
     elif 4 in fields:
         data = np.array([value for raw in fields[4] for value in _floats(raw)], dtype=dtype)
     else:
-        data = np.array(
-            [value for number in (5, 7) for raw in fields.get(number, []) for value in _integers(raw)], dtype
-        )
+        data = np.array([value for number in (5, 7) for raw in fields.get(number, []) for value in _integers(raw)], dtype)
     if any(size < 0 for size in shape) or data.size != int(np.prod(shape, dtype=np.int64)):
         raise GraphError(f"tensor {name!r} has {data.size} values for shape {shape}")
     return name, data.reshape(shape)
@@ -271,9 +265,7 @@ def _split(attributes: Mapping[str, Any], x: Array, sizes: Array) -> tuple[Array
     return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=attributes.get("axis", 0)))
 
 
-def _slice(
-    _: Mapping[str, Any], x: Array, starts: Array, ends: Array, axes: Array, steps: Array | None = None
-) -> tuple[Array]:
+def _slice(_: Mapping[str, Any], x: Array, starts: Array, ends: Array, axes: Array, steps: Array | None = None) -> tuple[Array]:
     index = [slice(None)] * x.ndim
     strides = np.ones_like(starts) if steps is None else steps
     for start, end, axis, stride in zip(starts, ends, axes, strides, strict=True):

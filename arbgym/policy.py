@@ -71,15 +71,11 @@ class Policy:
         is not finite.
         """
         if observations.ndim != 2 or observations.shape[1] != self._fields or observations.dtype != np.float32:
-            raise PolicyError(
-                f"observations: {observations.dtype} {observations.shape}; accepted is float32 (N, {self._fields})"
-            )
+            raise PolicyError(f"observations: {observations.dtype} {observations.shape}; accepted is float32 (N, {self._fields})")
         if not np.isfinite(observations).all():
             row, column = np.argwhere(~np.isfinite(observations))[0]
             name = self.definition.observation[column].name
-            raise PolicyError(
-                f"observations: {name} = {observations[row, column]} in row {row}; accepted are finite numbers"
-            )
+            raise PolicyError(f"observations: {name} = {observations[row, column]} in row {row}; accepted are finite numbers")
         logits, actions = self._runner(observations)
         if not np.isfinite(logits).all():
             raise PolicyError("logits: the network's output is not finite; no action was chosen")
@@ -157,9 +153,7 @@ def load(
     return _check(manifest, model, definition, now or datetime.now(UTC), backend)
 
 
-def verify(
-    directory: str | Path, *, definition: Definition | None = None, now: datetime | None = None
-) -> dict[str, Any]:
+def verify(directory: str | Path, *, definition: Definition | None = None, now: datetime | None = None) -> dict[str, Any]:
     """The manifest of a directory that may be run; otherwise PolicyError.
 
     Refused are: a missing or unreadable part; any changed byte of manifest or model (hashes); another
@@ -242,9 +236,7 @@ def _require_equal(name: str, value: Any, accepted: Any) -> None:
         raise PolicyError(f"{MANIFEST}: {name} = {value!r}; accepted is {accepted!r}")
 
 
-def _check(
-    manifest: dict[str, Any], model: bytes, definition: Definition | None, now: datetime, backend: Backend
-) -> Policy:
+def _check(manifest: dict[str, Any], model: bytes, definition: Definition | None, now: datetime, backend: Backend) -> Policy:
     if "format" not in manifest:
         raise PolicyError(f"{MANIFEST}: format is missing; accepted is {FORMAT}")
     _require_equal("format", manifest["format"], FORMAT)
@@ -302,13 +294,9 @@ def _check_times(manifest: dict[str, Any], now: datetime) -> None:
         if times[name].tzinfo is None:
             raise PolicyError(f"{MANIFEST}: {name} = {manifest[name]!r} has no time zone; accepted is UTC, +00:00")
     if times["expires_at"] <= times["created"]:
-        raise PolicyError(
-            f"{MANIFEST}: expires_at = {manifest['expires_at']!r} is not after created = {manifest['created']!r}"
-        )
+        raise PolicyError(f"{MANIFEST}: expires_at = {manifest['expires_at']!r} is not after created = {manifest['created']!r}")
     if now >= times["expires_at"]:
-        raise PolicyError(
-            f"the policy expired at {manifest['expires_at']}; train or evaluate it anew and export it again"
-        )
+        raise PolicyError(f"the policy expired at {manifest['expires_at']}; train or evaluate it anew and export it again")
 
 
 def _check_golden(policy: Policy) -> None:
@@ -336,9 +324,7 @@ def _check_golden(policy: Policy) -> None:
     tolerance = GOLDEN_TOLERANCE if policy.encoding == "continuous" else 0.0
     if np.any(np.abs(found_actions - actions) > tolerance):
         row = int(np.argwhere(np.abs(found_actions - actions) > tolerance)[0, 0])
-        raise PolicyError(
-            f"golden: action {found_actions[row].tolist()} in pair {row}; accepted is {actions[row].tolist()}"
-        )
+        raise PolicyError(f"golden: action {found_actions[row].tolist()} in pair {row}; accepted is {actions[row].tolist()}")
 
 
 def _numpy_runner(graph: Graph) -> _Runner:

@@ -6,20 +6,35 @@ from typing import Any
 
 import gymnasium as gym
 
+from arbgym.data import read_tape
 from arbgym.engine import NativeVectorEnv
 from experiments.config import RunConfig
 
 
+TRAINING_SHARE = 0.7  # of a tape's time: earlier rows train and tune, later rows judge
+EMBARGO_ROWS = 5  # left out between the two
+
+
 def training_arguments(config: RunConfig[Any, Any]) -> dict[str, Any]:
     """Keyword arguments of training environments: simulated worlds, or the earlier span of the recorded data."""
-    return config.environment_arguments()
+    return config.environment_arguments() | _span(config, 0.0, TRAINING_SHARE)
 
 
 def held_out_arguments(config: RunConfig[Any, Any]) -> dict[str, Any]:
     """Keyword arguments of held-out environments: simulated worlds (by their seeds), or the later span of the
     recorded data.
     """
-    return config.environment_arguments()
+    return config.environment_arguments() | _span(config, TRAINING_SHARE, 1.0, EMBARGO_ROWS)
+
+
+def _span(config: RunConfig[Any, Any], start: float, end: float, embargo_rows: int = 0) -> dict[str, Any]:
+    """The replay's part of the tape; nothing for simulated worlds. Raises TapeError (a ValueError) on a bad file."""
+    if config.data is None:
+        return {}
+    tape = read_tape(config.data).span(start, end, embargo_rows)
+    # a world is a window of the span: half of it at most, so that there is more than one
+    blocks = min(config.world.episode_blocks, len(tape.timestamps) // 2)
+    return {"feed": "replay", "tape": tape, "episode_blocks": blocks}
 
 
 def training_batch(config: RunConfig[Any, Any], num_envs: int) -> NativeVectorEnv:

@@ -23,9 +23,7 @@ def model(nodes: list, outputs: list[str], weights: dict[str, np.ndarray], width
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, **extra
-    ).SerializeToString()
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, **extra).SerializeToString()
 
 
 def answers(content: bytes, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -123,9 +121,7 @@ def _function(content) -> None:
 
 
 def _branch(content) -> None:
-    content.graph.node.append(
-        helper.make_node("If", ["x"], ["z"], then_branch=content.graph, else_branch=content.graph)
-    )
+    content.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=content.graph, else_branch=content.graph))
 
 
 def _foreign(content) -> None:

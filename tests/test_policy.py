@@ -29,9 +29,7 @@ SIZES = [len(choice.values) for choice in DEFINITION.action]
 FIELDS = len(DEFINITION.observation)
 
 
-def network(
-    nodes: tuple[Any, ...] = (), outputs: tuple[str, str] = ("logits", "action"), sizes: list[int] = SIZES
-) -> bytes:
+def network(nodes: tuple[Any, ...] = (), outputs: tuple[str, str] = ("logits", "action"), sizes: list[int] = SIZES) -> bytes:
     """One hidden layer and a choice per component, as the exporter writes them."""
     rng = np.random.default_rng(5)
     parts = [f"part{k}" for k in range(len(sizes))]
@@ -199,7 +197,7 @@ def test_any_changed_byte_of_the_model_is_refused(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "policy.onnx").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "policy.onnx").write_bytes(content)
-    with pytest.raises(PolicyError, match="model.sha256"):
+    with pytest.raises(PolicyError, match=r"model\.sha256"):
         policy.load(tmp_path)
 
 

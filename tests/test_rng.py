@@ -41,5 +41,11 @@ def test_normals_are_standard() -> None:
 
 def test_every_part_of_the_counter_matters() -> None:
     base = uniform2(1, 2, 3, 4)
-    others = [uniform2(2, 2, 3, 4), uniform2(1, 3, 3, 4), uniform2(1, 2, 4, 4), uniform2(1, 2, 3, 5), uniform2(1 + 2**32, 2, 3, 4)]
+    others = [
+        uniform2(2, 2, 3, 4),
+        uniform2(1, 3, 3, 4),
+        uniform2(1, 2, 4, 4),
+        uniform2(1, 2, 3, 5),
+        uniform2(1 + 2**32, 2, 3, 4),
+    ]
     assert len({base, *others}) == 6

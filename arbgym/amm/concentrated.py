@@ -98,8 +98,7 @@ class ConcentratedPool:
         self.protocol_fees0 = 0
         self.protocol_fees1 = 0
         self._net = {
-            as_integer("ticks", key, MIN_TICK, MAX_TICK): as_int(f"ticks[{key}]", net, 128)
-            for key, net in (ticks or {}).items()
+            as_integer("ticks", key, MIN_TICK, MAX_TICK): as_int(f"ticks[{key}]", net, 128) for key, net in (ticks or {}).items()
         }
         self._gross = {key: abs(net) for key, net in self._net.items()}
         for key, gross in (liquidity_gross or {}).items():
@@ -118,9 +117,7 @@ class ConcentratedPool:
         came_down_onto = actual % spacing == 0 and self.sqrt_price_x96 == sqrt_price_x96_at_tick(actual)
         if self.tick != actual and not (came_down_onto and self.tick == actual - 1):
             either = f"{actual - 1} or {actual}" if came_down_onto else f"{actual}"
-            raise ValueError(
-                f"tick: {self.tick} does not belong to sqrt_price_x96 {self.sqrt_price_x96}; accepted is {either}"
-            )
+            raise ValueError(f"tick: {self.tick} does not belong to sqrt_price_x96 {self.sqrt_price_x96}; accepted is {either}")
         position = bisect_right(self._initialised, self.tick)
         for direction, path in ((1, self._initialised[position:]), (-1, self._initialised[:position][::-1])):
             running = self.liquidity
@@ -165,9 +162,7 @@ class ConcentratedPool:
             setattr(other, name, value.copy() if isinstance(value, (dict, list)) else value)
         return other
 
-    def quote(
-        self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None
-    ) -> SwapResult:
+    def quote(self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None) -> SwapResult:
         """The swap that ``swap`` would make; the pool stays as it is.
 
         Args:
@@ -204,9 +199,7 @@ class ConcentratedPool:
             raise PoolError("SPL")
         return limit
 
-    def _run(
-        self, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None
-    ) -> tuple[SwapResult, int, int]:
+    def _run(self, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None) -> tuple[SwapResult, int, int]:
         """The contract's loop: (result, growth of the input token's fee growth X128, protocol's part of the fee)."""
         if type(amount_specified) is not int or not -_INT256_LIMIT <= amount_specified < _INT256_LIMIT:
             amount_specified = as_int("amount_specified", amount_specified, 256)
@@ -236,9 +229,7 @@ class ConcentratedPool:
             next_price = sqrt_price_x96_at_tick(next_tick)
             target = max(next_price, limit) if zero_for_one else min(next_price, limit)
             start = price
-            price, amount_in, amount_out, fee = swap_step(
-                price, target, liquidity, remaining, fee_ppm, zero_for_one, exact_in
-            )
+            price, amount_in, amount_out, fee = swap_step(price, target, liquidity, remaining, fee_ppm, zero_for_one, exact_in)
             total_in += amount_in + fee
             total_out += amount_out
             total_fee += fee

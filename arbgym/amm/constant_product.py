@@ -108,9 +108,7 @@ class ConstantProductPool:
 
     __slots__ = ("fee", "name", "reserve0", "reserve1")
 
-    def __init__(
-        self, reserve0: int, reserve1: int, fee: tuple[int, int] = DEFAULT_FEE, name: str = "UniswapV2"
-    ) -> None:
+    def __init__(self, reserve0: int, reserve1: int, fee: tuple[int, int] = DEFAULT_FEE, name: str = "UniswapV2") -> None:
         self.reserve0 = as_uint("reserve0", reserve0, 112)
         self.reserve1 = as_uint("reserve1", reserve1, 112)
         self.fee = _check_fee(fee)

@@ -55,9 +55,7 @@ def _compose(hops: Sequence[Hop]) -> _Moebius:
 def least_input(hop: Hop, amount_out: int) -> int:
     """Smallest input for which ``get_amount_out`` gives at least ``amount_out``, which is below the reserve."""
     numerator, denominator = hop.fee
-    return ceil_div(
-        hop.reserve_in * amount_out * denominator, (hop.reserve_out - amount_out) * (denominator - numerator)
-    )
+    return ceil_div(hop.reserve_in * amount_out * denominator, (hop.reserve_out - amount_out) * (denominator - numerator))
 
 
 def around(centre: int, reach: int, limit: int) -> Iterator[int]:
@@ -91,9 +89,7 @@ def profit_upper_bound(hops: Sequence[Hop], loan_fee: tuple[int, int] = (0, 1)) 
     return (k * unit + m * (unit + fee) - root) // (n * unit)
 
 
-def size_cycle_exact(
-    hops: Sequence[Hop], loan_fee: tuple[int, int] = (0, 1), neighbours: int = NEIGHBOURS
-) -> ExactSize:
+def size_cycle_exact(hops: Sequence[Hop], loan_fee: tuple[int, int] = (0, 1), neighbours: int = NEIGHBOURS) -> ExactSize:
     """Best input of a cycle of constant-product hops that is paid first and swapped exact-in along the route.
 
     Profit is the last output, less the input and the loan fee on it, rounded up. Raises ValueError for a hop without

@@ -67,9 +67,7 @@ def _until(pool: ConcentratedPool, exact_in: bool, zero_for_one: bool, other_spo
     limit = min(max(int(exp(price) * 2**96), MIN_SQRT_RATIO + 1), MAX_SQRT_RATIO - 1)
     if limit == pool.sqrt_price_x96:  # at the end of the range already
         return 0
-    swap = pool.quote(
-        amount_specified=_MOST if exact_in else -_MOST, zero_for_one=zero_for_one, sqrt_price_limit_x96=limit
-    )
+    swap = pool.quote(amount_specified=_MOST if exact_in else -_MOST, zero_for_one=zero_for_one, sqrt_price_limit_x96=limit)
     return swap.amount_in if exact_in else swap.amount_out
 
 

@@ -12,8 +12,9 @@ No difference of nearly equal prices enters an amount. Within a range (Uniswap V
 
 and to the end e of a range the amounts keep the same ratio, base = quote / (s * e), so an error in the split between two
 ranges changes the result only to second order. After ``_WALK`` full ranges a binary search on prefix sums finds the
-last one. Fees are the caller's: amounts here are net of fee. Bound held by the tests against the exact integer pools:
-|float - exact| <= U + r * exact with U = one raw unit per swap step and r = 1e-12.
+last one. Fees are the caller's: amounts here are net of fee, and prices start within the outermost edges. Bound held by the
+tests against the exact integer pools: |float - exact| <= U + r * exact with r = 1e-12 and U = (2 + 3 * price) raw units per swap
+step plus 2^-50 of what the whole table holds (the prefix sums' last bits; nothing for a swap of at most ``_WALK`` ranges).
 """
 
 from __future__ import annotations

@@ -90,9 +90,7 @@ def swap_step(
         net = remaining * (MILLION - fee_ppm) // MILLION
         amount_in = amount0_up(target, price, liquidity) if zero_for_one else amount1_up(price, target, liquidity)
         if net >= amount_in:
-            amount_out = (
-                amount1_down(target, price, liquidity) if zero_for_one else amount0_down(price, target, liquidity)
-            )
+            amount_out = amount1_down(target, price, liquidity) if zero_for_one else amount0_down(price, target, liquidity)
             return target, amount_in, amount_out, -(-amount_in * fee_ppm // (MILLION - fee_ppm))
         if zero_for_one:
             after = price_after_amount0_in(price, liquidity, net)

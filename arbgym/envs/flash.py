@@ -18,7 +18,8 @@ One step
        gas and priority fee. A public transaction that leaves slack may be sandwiched down to its minimum profit;
     4. the reference price moves, the other noise trades land, arbitrageurs of the reference price visit some pools, the base
        fee follows EIP-1559 on the block's gas, rivals' regime and lenders' liquidity move on;
-    5. the agent sees the end of block n + 1, and the best rival bid share with probability ``losing_bid_visibility`` (always if it
+    5. the agent sees the end of block n + 1, and the best rival bid share with probability ``losing_bid_visibility``
+    (always if it
        landed).
 
 Actions (multidiscrete; ``discrete`` enumerates the flat values, ``continuous`` is a box in [-1, 1]^6)
@@ -32,12 +33,13 @@ Reward
     cost of reverts. ``info`` has each part, and ``oracle_profit``, the most that hindsight could have made in this block.
 
 Episode end
-    ``terminated`` after ``episode_blocks`` blocks (a trading session; the share left is observed) or once the gas lost to reverts exceeds
-    ``revert_budget_quote``. ``truncated`` only when a recorded tape ends first.
+    ``terminated`` after ``episode_blocks`` blocks (a trading session; the share left is observed) or once the gas
+    lost to reverts exceeds ``revert_budget_quote``. ``truncated`` only when a recorded tape ends first.
 
 Arguments
-    preset: ethereum (default), arbitrum, optimism, base, polygon, bsc, auction, all_pay, lvr; action: multidiscrete (default), discrete,
-    continuous; feed: simulated (default) or replay with tape = a Tape; any field of ``FlashConfig`` or of its ``Chain`` by name.
+    preset: ethereum (default), arbitrum, optimism, base, polygon, bsc, auction, all_pay, lvr; action: multidiscrete
+    (default), discrete, continuous; feed: simulated (default) or replay with tape = a Tape; any field of
+    ``FlashConfig`` or of its ``Chain`` by name.
 
 Baselines
     wait, rule, tuned_rule, history_rule and oracle: see ``arbgym.envs.flash_baselines``.
@@ -54,7 +56,8 @@ Versions
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -62,10 +65,10 @@ from numpy.typing import NDArray
 
 from arbgym.amm.ranges import Floats, constant_product_table
 from arbgym.engine import Definition, config_record
-from arbgym.jit import kernel
+from arbgym.jit import kernel, part
 from arbgym.market.auction import equilibrium_bid, logit_normal, poisson_count, race_key
 from arbgym.market.chain import CHAINS, Chain
-from arbgym.market.gas import block_fullness, gas_cost_quote, log_gwei, next_base_fee
+from arbgym.market.gas import block_fullness, log_gwei, next_base_fee
 from arbgym.market.lender import ANY_POOL, V2_FIRST, V3_FIRST, Lender
 from arbgym.market.pools import (
     CONCENTRATED,
@@ -77,7 +80,6 @@ from arbgym.market.pools import (
     concentrated_profile,
     pool_tables,
     quote_cycle,
-    quote_buy,
     quote_sell,
     set_price,
     size_route,
@@ -97,12 +99,17 @@ MAX_LENDERS = 6
 MAX_RIVALS = 12
 SECONDS_PER_DAY = 86_400.0
 
-# Streams of the random numbers within one block. NumPy integers here and below: Numba compiles a kernel anew for each literal.
-_PRICE, _EVENTS, _JUMP, _RIVALS, _SUBMIT, _ORDER, _START, _FLOW, _INFORMED = np.arange(9)
-_FLOW_SIZE, _RIVAL = np.array([16, 32])
-_FIRST_BLOCK = np.int64(0)
-_NO_TICKS = np.int64(0)
-_BEFORE, _AFTER = np.array([True, False])
+
+def _constants(values: Sequence[int]) -> Any:
+    """NumPy scalars: Numba compiles a kernel anew for each literal that it is called with."""
+    return tuple(np.array(values))
+
+
+# Streams of the random numbers within one block.
+_PRICE, _EVENTS, _JUMP, _RIVALS, _SUBMIT, _ORDER, _START, _FLOW, _INFORMED = _constants(range(9))
+_FLOW_SIZE, _RIVAL = _constants((16, 32))
+_FIRST_BLOCK, _NO_TICKS = _constants((0, 0))
+_BEFORE, _AFTER = _constants((True, False))
 
 
 # --------------------------------------------------------------------------------------------------------- configuration
@@ -401,7 +408,15 @@ BID_SHARES = (
     *(0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.84, 0.88, 0.91, 0.94, 0.97, 0.99),
 )
 ACTION = (
-    Choice("route", "rank", (WAIT, BEST, SECOND), "wait, or the best or second-best route", (BEST,), False, ("wait", "best", "second")),
+    Choice(
+        "route",
+        "rank",
+        (WAIT, BEST, SECOND),
+        "wait, or the best or second-best route",
+        (BEST,),
+        False,
+        ("wait", "best", "second"),
+    ),
     Choice("size_share", "1", (0.25, 0.5, 0.75, 1.0), "size over the closed-form optimum", (1.0,)),
     Choice("bid_share", "1", BID_SHARES, "tip over the predicted profit after pool and loan fees", BID_SHARES[::2]),
     Choice("tolerance", "1", (0.05, 0.2, 0.5, 1.0), "accepted shortfall of the profit, as a share of the prediction", (0.2,)),
@@ -414,7 +429,9 @@ ACTION = (
         False,
         ("cheapest", *(f"lender_{k}" for k in range(MAX_LENDERS))),
     ),
-    Choice("channel", "flag", (PRIVATE, PUBLIC), "private relay or public mempool", (PRIVATE, PUBLIC), False, ("private", "public")),
+    Choice(
+        "channel", "flag", (PRIVATE, PUBLIC), "private relay or public mempool", (PRIVATE, PUBLIC), False, ("private", "public")
+    ),
 )
 
 INFO = (
@@ -525,11 +542,15 @@ def build_world(config: FlashConfig, tape: Tape | None = None) -> World:
     """Numbers and tables that the kernels read. With a tape, its pools replace the configured ones."""
     chain = config.chain
     values: dict[str, Any] = {
-        entry.name: getattr(config, entry.name)
+        entry.name: _typed(getattr(config, entry.name), getattr(PRESETS["ethereum"], entry.name))
         for entry in fields(FlashConfig)
         if entry.name not in ("preset", "chain", "pools", "lenders", "auction")
     }
-    values |= {entry.name: getattr(chain, entry.name) for entry in fields(Chain) if entry.name != "name"}
+    values |= {
+        entry.name: _typed(getattr(chain, entry.name), getattr(CHAINS["ethereum"], entry.name))
+        for entry in fields(Chain)
+        if entry.name != "name"
+    }
     limits = np.zeros(MAX_LENDERS)
     loan_fees, loan_gas, first_leg = np.zeros(MAX_LENDERS), np.zeros(MAX_LENDERS), np.zeros(MAX_LENDERS, dtype=np.int64)
     for k, lender in enumerate(config.lenders):
@@ -573,6 +594,13 @@ def build_world(config: FlashConfig, tape: Tape | None = None) -> World:
     }
     values |= pool_tables(tables, kinds, fees, MAX_POOLS)._asdict()
     return World(config_record(values), np.ascontiguousarray(rows))
+
+
+def _typed(value: Any, example: Any) -> Any:
+    """The value as the example's type of number, so that 0 for 0.0 does not make another record type."""
+    if isinstance(example, tuple):
+        return tuple(float(entry) for entry in value)
+    return type(example)(value)
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
@@ -642,22 +670,22 @@ def _see_routes(c: Any, s: Any) -> None:
     )
 
 
-@kernel
+@part
 def _native_price(c: Any, s: Any) -> float:
     """Price of the gas token in quote currency."""
-    return s.price * c.native_price_ratio
+    return float(s.price * c.native_price_ratio)
 
 
-@kernel
+@part
 def _leg_gas(c: Any, kind: int) -> float:
-    return c.gas_v3 if kind == CONCENTRATED else c.gas_v2
+    return float(c.gas_v3 if kind == CONCENTRATED else c.gas_v2)
 
 
 @kernel
 def _cycle_gas(c: Any, buy: int, sell: int, crossed: int, loan_gas: float) -> float:
     """Gas used by a cycle, with its loan."""
     legs = _leg_gas(c, c.kind[buy]) + _leg_gas(c, c.kind[sell])
-    return c.gas_overhead + legs + c.gas_per_tick * abs(crossed) + loan_gas
+    return float(c.gas_overhead + legs + c.gas_per_tick * abs(crossed) + loan_gas)
 
 
 @kernel
@@ -738,9 +766,9 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
                 out[25 + MAX_POOLS + k] = min(s.lender_available[k] / wanted, 1.0)
 
 
-@kernel
+@part
 def _trade_share(c: Any, normal: float) -> float:
-    return c.trade_median_share * math.exp(c.trade_log_sd * normal)
+    return float(c.trade_median_share * math.exp(c.trade_log_sd * normal))
 
 
 @kernel
@@ -757,10 +785,8 @@ def _noise_flow(c: Any, s: Any, ahead: bool) -> bool:
         within = u / c.trade_probability  # uniform given a trade: first its place in the block, then its side
         if (within < c.flow_ahead_share) != ahead:
             continue
-        if ahead:
-            side = within / c.flow_ahead_share
-        else:
-            side = (within - c.flow_ahead_share) / (1.0 - c.flow_ahead_share)
+        start, length = (0.0, c.flow_ahead_share) if ahead else (c.flow_ahead_share, 1.0 - c.flow_ahead_share)
+        side = (within - start) / length
         size, _ = normal2(s.seed, s.episode, s.block, _FLOW_SIZE + k)
         amount = min(_trade_share(c, size), 0.1) * c.pool_tvl[k]
         if side < 0.5:
@@ -830,9 +856,7 @@ def _take(
     quote_out, _ = quote_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
     if quote_out - quote_in * (1.0 + loan_fee) < minimum_profit:
         return False
-    quote_out, base_flow, crossed = swap_cycle(
-        c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in
-    )
+    quote_out, base_flow, crossed = swap_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
     pool_fee = quote_in * (1.0 - c.keep[buy]) + base_flow * (1.0 - c.keep[sell]) * s.price
     gas_cost = _cycle_gas(c, buy, sell, crossed, loan_gas) * gas_price_quote + c.data_fee_quote
     info[_POOL_FEE] = pool_fee
@@ -890,9 +914,7 @@ def _sandwich(
 
 
 @kernel
-def _profit_after(
-    c: Any, s: Any, buy: int, sell: int, quote_in: float, ahead: float
-) -> float:
+def _profit_after(c: Any, s: Any, buy: int, sell: int, quote_in: float, ahead: float) -> float:
     """The cycle's profit before loan and gas if someone first bought with ``ahead`` in its first pool; changes nothing."""
     price, scale, index = s.sqrt_price[buy], s.scale[buy], s.range_index[buy]
     if ahead > 0.0:
@@ -920,9 +942,7 @@ def _best_trade(c: Any, s: Any, gas_price_quote: float) -> tuple[int, int, float
         crossed = s.route_crossed[rank]
         fee = c.loan_fee[lender]
         if fee > 0.0:
-            _, quote_in, quote_out, crossed = size_route(
-                c, s.sqrt_price, s.scale, s.range_index, buy, sell, fee
-            )
+            _, quote_in, quote_out, crossed = size_route(c, s.sqrt_price, s.scale, s.range_index, buy, sell, fee)
             profit = quote_out - quote_in * (1.0 + fee)
         if quote_in > s.lender_available[lender]:
             quote_in = s.lender_available[lender]
@@ -934,7 +954,7 @@ def _best_trade(c: Any, s: Any, gas_price_quote: float) -> tuple[int, int, float
     return best
 
 
-@kernel
+@part
 def _save_pools(s: Any) -> None:
     for k in range(MAX_POOLS):
         s.saved_sqrt_price[k] = s.sqrt_price[k]
@@ -942,7 +962,7 @@ def _save_pools(s: Any) -> None:
         s.saved_range_index[k] = s.range_index[k]
 
 
-@kernel
+@part
 def _restore_pools(s: Any) -> None:
     for k in range(MAX_POOLS):
         s.sqrt_price[k] = s.saved_sqrt_price[k]
@@ -980,7 +1000,7 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
     return info[_NET] / c.reward_scale_quote, terminated, truncated and not terminated
 
 
-@kernel
+@part
 def _bid_alone(c: Any, s: Any, decision: Floats, info: Floats) -> None:
     """The auction alone: a private value in U[0, 1] against rivals who play the symmetric equilibrium."""
     value = s.route_profit[0]
@@ -1030,7 +1050,7 @@ def _see_bid(s: Any, share: float, rivals: float) -> None:
     s.bid_age = 0.0
 
 
-@kernel
+@part
 def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
     """Points 1 to 3 of the module's "One step": from the decision to what landed."""
     gas_price_quote = s.base_fee_wei * 1e-18 * _native_price(c, s)
@@ -1113,9 +1133,7 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
     rival_landed = False
     in_private = attempting and not public and not refused and private_ok
     if in_private and (private_key == 0.0 or tip * private_noise > private_key):
-        done = _take(
-            c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info
-        )
+        done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
     if private_key > 0.0 and _rival_trades(c, s, gas_price_quote):
         rival_landed = True
     if not done and rivals and in_private:
@@ -1123,9 +1141,7 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
             _see_routes(c, s)
             _, _, _, _, left_profit = _best_trade(c, s, gas_price_quote)
             oracle_profit = max(oracle_profit, left_profit)
-        done = _take(
-            c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info
-        )
+        done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
 
     # 3. the public mempool
     in_public = public and not refused and public_ok
@@ -1144,9 +1160,7 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         if attack > 0.0:
             back = swap_buy(c, s.sqrt_price, s.scale, s.range_index, buy, attack)
             info[_SANDWICHED] = 1.0
-        done = _take(
-            c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info
-        )
+        done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
         if attack > 0.0:
             swap_sell(c, s.sqrt_price, s.scale, s.range_index, buy, back)
         s.sandwiched += 0.1 * (info[_SANDWICHED] - s.sandwiched)
@@ -1184,7 +1198,7 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         s.bid_age += 1.0
 
 
-@kernel
+@part
 def _after_block(c: Any, s: Any) -> None:
     """Point 4 of "One step", simulated: price, flow, gas, regime and lenders; ``s.block`` is already the next block."""
     block = s.block
@@ -1229,9 +1243,7 @@ def _after_block(c: Any, s: Any) -> None:
     s.fullness = block_fullness(
         s.log_demand, log_gwei(s.base_fee_wei), c.demand_response, c.fullness_sd * fullness_z, 1.0 / c.elasticity
     )
-    s.base_fee_wei = next_base_fee(
-        s.base_fee_wei, int(s.fullness * c.gas_limit), c.gas_target, c.base_fee_denominator
-    )
+    s.base_fee_wei = next_base_fee(s.base_fee_wei, int(s.fullness * c.gas_limit), c.gas_target, c.base_fee_denominator)
     _move_regime(c, s, regime_u, lender_u)
 
 
@@ -1253,7 +1265,7 @@ def _move_regime(c: Any, s: Any, regime_u: float, lender_u: float) -> None:
                 s.lender_available[lender] = c.lender_limit[lender]
 
 
-@kernel
+@part
 def _replay_row(world: World, s: Any) -> None:
     """Point 4 of "One step", recorded: the next row's flow, liquidity, price and base fee meet the pools' own state.
 

@@ -1,13 +1,17 @@
 """Baselines of ArbFlash-v0: waiting, the practitioner's rule, two tuned rules, and hindsight.
 
 ``wait``          never trades.
-``rule``          edge above 50 bps and base fee below 100 gwei; a fixed size of 10 base tokens; half the gain as tip; private relay.
+``rule``          edge above 50 bps and base fee below 100 gwei; a fixed size of 10 base tokens; half the gain as tip;
+private relay.
                   What people run today.
-``tuned_rule``    closed-form size; bid share, least profit after gas, base-fee ceiling and channel searched on the tuning seeds by
+``tuned_rule``    closed-form size; bid share, least profit after gas, base-fee ceiling and channel searched on the
+tuning seeds by
                   coordinate search over grids.
-``history_rule``  the tuned rule with the bid looked up from moving averages of past rival bids: the bid with the best mean profit in
+``history_rule``  the tuned rule with the bid looked up from moving averages of past rival bids: the bid with the best
+mean profit in
                   each cell of (bid_fast, bid_slow), measured with random bids on the tuning seeds.
-``oracle``        hindsight: knows the next block's trades, rivals and inclusion, pays the least bid that wins, and picks size, route,
+``oracle``        hindsight: knows the next block's trades, rivals and inclusion, pays the least bid that wins, and
+picks size, route,
                   lender and channel; greedy per block.
 
 None sees anything but the observation (the oracle apart), and none is fitted on held-out seeds.
@@ -21,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from arbgym.engine import NativeVectorEnv
 from arbgym.envs.flash import ACTION, BEST, BID_SHARES, OBSERVATION, ORACLE, PRIVATE, PUBLIC
 from arbgym.evaluation import Decide, Floats, Simulator
 
@@ -32,7 +37,8 @@ _COMPONENTS = len(ACTION)
 def raw(observations: NDArray[np.float32], name: str) -> Floats:
     """A field in its own unit (clipped fields come back clipped)."""
     column = _COLUMN[name]
-    return observations[:, column].astype(np.float64) * _SCALE[column]
+    values: Floats = observations[:, column].astype(np.float64) * _SCALE[column]
+    return values
 
 
 def _decisions(count: int, route: Any, bid_share: Any, channel: float, size_share: Any = 1.0) -> Floats:
@@ -73,9 +79,7 @@ class Rule:
 
         def decide(observations: NDArray[np.float32]) -> Floats:
             optimum = np.maximum(np.expm1(raw(observations, "log_notional")), 1e-9)
-            fires = (raw(observations, "edge") > self.edge_bps) & (
-                raw(observations, "log_base_fee") < np.log(self.base_fee_gwei)
-            )
+            fires = (raw(observations, "edge") > self.edge_bps) & (raw(observations, "log_base_fee") < np.log(self.base_fee_gwei))
             return _decisions(len(observations), np.where(fires, BEST, 0.0), self.bid_share, PRIVATE, size_quote / optimum)
 
         return decide
@@ -142,30 +146,16 @@ class HistoryRule:
     """The tuned rule with a bid table over quantile cells of two moving averages of seen rival bids."""
 
     cells: int = 8
-    repeats: int = 6  # episodes sets played with random bids
+    repeats: int = 6  # sets of episodes played with random bids
 
     def fit(self, simulator: Simulator) -> Decide:
         """Measure each cell's profit per bid with random bids, smooth over neighbouring bids, then search the thresholds."""
         bids = np.array(BID_SHARES)
-        generator = np.random.default_rng(simulator.seed)
-        samples: list[Floats] = []
+        trial = _RandomBids(bids, np.random.default_rng(simulator.seed))
         for repeat in range(self.repeats):
-            chosen = np.zeros(0, dtype=np.int64)
-            seen = np.zeros((0, 2))
-
-            def decide(observations: NDArray[np.float32]) -> Floats:
-                nonlocal chosen, seen
-                chosen = generator.integers(0, len(bids), len(observations))
-                seen = np.stack([raw(observations, "bid_fast"), raw(observations, "bid_slow")], axis=1)
-                fires = (raw(observations, "log_profit") > 0.0) & (raw(observations, "gas_share") < 1.0)
-                return _decisions(len(observations), np.where(fires, BEST, 0.0), bids[chosen], PRIVATE)
-
-            def note(env: Any, alive: NDArray[np.bool_]) -> None:
-                rows = alive & (env.info["attempted"] > 0.0)
-                samples.append(np.column_stack([seen[rows], chosen[rows], env.info["net_profit"][rows]]))
-
-            replace(simulator, seed=simulator.seed + (repeat + 1) * simulator.episodes).run(decide, note)
-        table = np.concatenate(samples)
+            start = simulator.seed + (repeat + 1) * simulator.episodes
+            replace(simulator, seed=start).run(trial.decide, trial.note)
+        table = np.concatenate(trial.samples)
         steps = np.linspace(0.0, 1.0, self.cells + 1)[1:-1]
         fast_edges = np.quantile(table[:, 0], steps)
         slow_edges = np.quantile(table[:, 1], np.array([1.0, 2.0]) / 3.0)
@@ -184,6 +174,28 @@ class HistoryRule:
             return looked_up
 
         return _tuned(TunedRule().search(simulator, bid), bid)
+
+
+class _RandomBids:
+    """Bids at random where a trade may pay, and what came of it: rows of (bid_fast, bid_slow, bid index, net profit)."""
+
+    def __init__(self, bids: Floats, generator: np.random.Generator) -> None:
+        self._bids, self._generator = bids, generator
+        self._chosen = np.zeros(0, dtype=np.int64)
+        self._seen = np.zeros((0, 2))
+        self.samples: list[Floats] = []
+
+    def decide(self, observations: NDArray[np.float32]) -> Floats:
+        """A random bid for each row."""
+        self._chosen = self._generator.integers(0, len(self._bids), len(observations))
+        self._seen = np.stack([raw(observations, "bid_fast"), raw(observations, "bid_slow")], axis=1)
+        fires = (raw(observations, "log_profit") > 0.0) & (raw(observations, "gas_share") < 1.0)
+        return _decisions(len(observations), np.where(fires, BEST, 0.0), self._bids[self._chosen], PRIVATE)
+
+    def note(self, env: NativeVectorEnv, alive: NDArray[np.bool_]) -> None:
+        """Keep the attempts' outcomes."""
+        rows = alive & (env.info["attempted"] > 0.0)
+        self.samples.append(np.column_stack([self._seen[rows], self._chosen[rows], env.info["net_profit"][rows]]))
 
 
 def _smooth(profit: Floats, count: Floats) -> Floats:

@@ -2,8 +2,8 @@
 
 Rivals live in hidden persistent regimes; within a regime their number is Poisson and each bids a share of the value it sees.
 Shares are logit-normal around the regime's mean share. First-price sealed bid with n symmetric bidders and values
-U[0, 1]: b(v) = (n - 1)/n * v; all-pay (a public gas auction in which the losers still pay): b(v) = (n - 1)/n * v^n (Krishna, Auction
-Theory). Regime numbers: see ``arbgym.envs.flash``.
+U[0, 1]: b(v) = (n - 1)/n * v; all-pay (a public gas auction in which the losers still pay): b(v) = (n - 1)/n * v^n
+(Krishna, Auction Theory). Regime numbers: see ``arbgym.envs.flash``.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def logit_normal(mean_share: float, logit_sd: float, normal: float) -> float:
 def race_key(bid: float, noise: float, uniform: float) -> float:
     """What decides who comes first: the bid times exp(noise * G) with G standard Gumbel; noise 0 is a pure auction.
 
-    With Gumbel noise the chance to come first is proportional to bid^(1/noise) (Luce's choice rule), which goes from an auction to
-    a race in which everybody has the same chance.
+    With Gumbel noise the chance to come first is proportional to bid^(1/noise) (Luce's choice rule), which goes from
+    an auction to a race in which everybody has the same chance.
     """
     if noise <= 0.0:
         return bid
-    return bid * (-math.log(uniform)) ** (-noise)
+    return bid * math.pow(-math.log(uniform), -noise)
 
 
 @kernel

@@ -1,12 +1,12 @@
 """Chains as numbers: block clock, fee market, submission channels. Each figure names its source; assumptions say so.
 
-Sources: [1] openchainbench block times and BSC release notes; [2] EIP-1559 and OP Stack parameters (alloy, kona); [3] base-fee cost of
-DEX legs of CEX-DEX arbitrage, Ethereum 2023-08-08 (M1kuW1ll/cexdex_data_tldr_2024: median 0.0025 ETH for about 160,000 gas); [4] Polygon gas
-prices per minute 2023-08-14..15 (zelos-alpha/demeter: median 54 gwei); [5] fees of 3-swap transactions on Arbitrum, Base, Optimism
-2024-11-01 (tivas-g/Torres_Shared_Sequencing_Arbitrage); [6] Flashbots documentation: losing or reverting bundles cost
-nothing; [7] Arbitrum Timeboost documentation: sealed bids buy a 200 ms express lane, reverts pay; [8] arXiv 2506.01462: most reverted L2
-transactions are swaps, priority fees order blocks loosely; [9] ethereum_blocks_20260129: fullness 0.507 +- 0.228 of the limit,
-0.4 % missed slots.
+Sources: [1] openchainbench block times and BSC release notes; [2] EIP-1559 and OP Stack parameters (alloy, kona); [3]
+base-fee cost of DEX legs of CEX-DEX arbitrage, Ethereum 2023-08-08 (M1kuW1ll/cexdex_data_tldr_2024: median 0.0025 ETH
+for about 160,000 gas); [4] Polygon gas prices per minute 2023-08-14..15 (zelos-alpha/demeter: median 54 gwei); [5]
+fees of 3-swap transactions on Arbitrum, Base, Optimism 2024-11-01 (tivas-g/Torres_Shared_Sequencing_Arbitrage); [6]
+Flashbots documentation: losing or reverting bundles cost nothing; [7] Arbitrum Timeboost documentation: sealed bids
+buy a 200 ms express lane, reverts pay; [8] arXiv 2506.01462: most reverted L2 transactions are swaps, priority fees
+order blocks loosely; [9] ethereum_blocks_20260129: fullness 0.507 +- 0.228 of the limit, 0.4 % missed slots.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Chain:
 
 
 CHAINS = {
-    # [1] 12 s, [2], [3], [6], [9]; inclusion: 90 % of blocks are built by MEV-Boost builders (arXiv 2407.13931); sandwich: assumption
+    # [1] 12 s, [2], [3], [6], [9]; inclusion: 90 % of blocks are built by MEV-Boost builders (arXiv 2407.13931);
+    # sandwich: assumption
     "ethereum": Chain("ethereum", 12.0, 30_000_000, 2, 8, 15.0, 0.228, 1.0, 0.0, False, 0.95, 0.97, 0.6, 0.05),
     # [1] 0.25 s, base fee floor 0.01 gwei (Arbitrum documentation), [5] 0.017 USD in all, [7]; noise: assumption (latency race)
     "arbitrum": Chain("arbitrum", 0.25, 32_000_000, 2, 8, 0.01, 0.0, 1.0, 0.015, True, 0.99, 0.97, 0.01, 0.7),

@@ -33,9 +33,7 @@ def next_base_fee(base_fee_wei: int, gas_used: int, gas_target: int, denominator
 
 
 @kernel
-def block_fullness(
-    log_demand_gwei: float, log_base_fee_gwei: float, response: float, noise: float, target_share: float
-) -> float:
+def block_fullness(log_demand_gwei: float, log_base_fee_gwei: float, response: float, noise: float, target_share: float) -> float:
     """Gas used as a share of the limit: the target, plus what demand above the base fee adds, plus noise; in [0, 1]."""
     return min(max(target_share + response * (log_demand_gwei - log_base_fee_gwei) + noise, 0.0), 1.0)
 

@@ -1,11 +1,11 @@
 """Flash lenders: fee, limit and gas of each, and Aave's integer premium.
 
-A lender here lends the quote token for one transaction. A flash swap is the pool's own credit on the first leg of the cycle: it costs
-nothing beyond the pool's fee, and it exists only where the first leg is a pool of that kind. Figures and sources:
-Aave V3 5 bps, premium rounded half up (npm @aave/core-v3 1.19.3, executed), Balancer V2 vault 0, Morpho Blue 0,
-Maker/Sky flash mint 0 (mints DAI; the swap into another quote token and back is its extra gas), Uniswap V2/V3 flash swap
-0 on top of the pool's fee. Gas is what borrowing and repaying adds to a cycle: Aave flashLoanSimple 162,954 and
-balancer about 38,000 warm, less the 21,000 of a transaction where that is included.
+A lender here lends the quote token for one transaction. A flash swap is the pool's own credit on the first leg of the
+cycle: it costs nothing beyond the pool's fee, and it exists only where the first leg is a pool of that kind. Figures
+and sources: Aave V3 5 bps, premium rounded half up (npm @aave/core-v3 1.19.3, executed), Balancer V2 vault 0, Morpho
+Blue 0, Maker/Sky flash mint 0 (mints DAI; the swap into another quote token and back is its extra gas), Uniswap V2/V3
+flash swap 0 on top of the pool's fee. Gas is what borrowing and repaying adds to a cycle: Aave flashLoanSimple
+162,954 and balancer about 38,000 warm, less the 21,000 of a transaction where that is included.
 """
 
 from __future__ import annotations

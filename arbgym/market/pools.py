@@ -125,27 +125,21 @@ def quote_sell(
 
 
 @kernel
-def swap_buy(
-    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float
-) -> float:
+def swap_buy(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float) -> float:
     """Pay quote into pool k and keep the new state; returns base out."""
     out, sqrt_price[k], scale[k], range_index[k] = quote_buy(pools, sqrt_price, scale, range_index, k, quote_in)
     return out
 
 
 @kernel
-def swap_sell(
-    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float
-) -> float:
+def swap_sell(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float) -> float:
     """Pay base into pool k and keep the new state; returns quote out."""
     out, sqrt_price[k], scale[k], range_index[k] = quote_sell(pools, sqrt_price, scale, range_index, k, base_in)
     return out
 
 
 @kernel
-def arbitrage_to(
-    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, price: float
-) -> float:
+def arbitrage_to(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, price: float) -> float:
     """Someone trades pool k against an outside price back to the edge of its fee band; returns net base into the pool.
 
     The band is [price * keep, price / keep]: inside it no trade pays for the fee.

@@ -232,9 +232,7 @@ def test_swap_reverts(arguments: dict[str, Any], reason: str) -> None:
 
 
 @given(concentrated_pools(), AMOUNTS, st.booleans(), st.booleans())
-def test_quote_is_pure_and_swap_applies_it(
-    pool: ConcentratedPool, amount: int, exact_in: bool, zero_for_one: bool
-) -> None:
+def test_quote_is_pure_and_swap_applies_it(pool: ConcentratedPool, amount: int, exact_in: bool, zero_for_one: bool) -> None:
     specified = amount if exact_in else -amount
     before = _state(pool)
     quoted = pool.quote(amount_specified=specified, zero_for_one=zero_for_one)
@@ -280,9 +278,7 @@ def test_splitting_never_pays(pool: ConcentratedPool, amount: int, share: float,
 
 
 @given(concentrated_pools(), AMOUNTS, st.booleans())
-def test_protocol_and_liquidity_providers_share_the_fee(
-    pool: ConcentratedPool, amount: int, zero_for_one: bool
-) -> None:
+def test_protocol_and_liquidity_providers_share_the_fee(pool: ConcentratedPool, amount: int, zero_for_one: bool) -> None:
     shared = ConcentratedPool(
         sqrt_price_x96=pool.sqrt_price_x96,
         tick=pool.tick,
@@ -303,9 +299,7 @@ def test_protocol_and_liquidity_providers_share_the_fee(
 
 
 @given(concentrated_pools(), st.integers(-500, 500), st.integers(1, 500), st.integers(1, 2**90))
-def test_minting_costs_at_least_what_burning_gives(
-    pool: ConcentratedPool, offset: int, width: int, liquidity: int
-) -> None:
+def test_minting_costs_at_least_what_burning_gives(pool: ConcentratedPool, offset: int, width: int, liquidity: int) -> None:
     low = (pool.tick // pool.tick_spacing + offset) * pool.tick_spacing
     position = {"tick_lower": low, "tick_upper": low + width * pool.tick_spacing, "liquidity": liquidity}
     before = _state(pool)

@@ -60,9 +60,7 @@ def test_router_quotes_are_the_routers(vectors: Vectors) -> None:
     for row in vectors("v2_router_quotes"):
         result, reason = "", ""
         try:
-            result = str(
-                functions[row["function"]](int(row["amount"]), int(row["reserve_in"]), int(row["reserve_out"]))
-            )
+            result = str(functions[row["function"]](int(row["amount"]), int(row["reserve_in"]), int(row["reserve_out"])))
         except PoolError as error:
             reason = error.reason
         if (result, reason) != (row["result"], row["revert_reason"]):
@@ -178,9 +176,7 @@ def test_quote_is_pure_and_swap_applies_it(pool: ConstantProductPool, amount: in
 
 
 @given(POOLS, AMOUNTS, st.booleans())
-def test_the_output_is_the_most_that_the_pair_accepts(
-    pool: ConstantProductPool, amount: int, zero_for_one: bool
-) -> None:
+def test_the_output_is_the_most_that_the_pair_accepts(pool: ConstantProductPool, amount: int, zero_for_one: bool) -> None:
     try:
         swap = pool.quote(amount_in=amount, zero_for_one=zero_for_one)
     except PoolError:
@@ -237,9 +233,7 @@ def test_splitting_never_pays(pool: ConstantProductPool, amount: int, share: flo
 
 
 @given(POOLS, AMOUNTS, AMOUNTS, AMOUNTS)
-def test_least_payment_is_enough_and_one_less_is_not(
-    pool: ConstantProductPool, out0: int, out1: int, paid1: int
-) -> None:
+def test_least_payment_is_enough_and_one_less_is_not(pool: ConstantProductPool, out0: int, out1: int, paid1: int) -> None:
     out0, out1 = out0 % (pool.reserve0 + 1), out1 % (pool.reserve1 + 1)
     try:
         least = pool.least_payment(out0=out0, out1=out1, paid1=paid1)

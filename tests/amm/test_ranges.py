@@ -60,9 +60,7 @@ def _swap(pool: ConstantProductPool | ConcentratedPool, amount: int, zero_for_on
 
 
 reserves = st.integers(1, 2**112 - 1) | st.integers(1, 10**6)
-product_pools = st.builds(
-    ConstantProductPool, reserves, reserves, st.sampled_from([(3, 1000), (2, 1000), (25, 10000), (0, 1)])
-)
+product_pools = st.builds(ConstantProductPool, reserves, reserves, st.sampled_from([(3, 1000), (2, 1000), (25, 10000), (0, 1)]))
 
 
 @given(product_pools, st.integers(1, 2**111) | st.integers(1, 10**6), st.booleans())
@@ -209,9 +207,7 @@ def test_the_walk_finds_the_exact_pools_best_size(pools: tuple[ConstantProductPo
 
 
 @given(crossed_pools(), st.floats(0.0, 0.01))
-def test_a_cycle_pays_where_the_edge_says_so(
-    pools: tuple[ConstantProductPool | ConcentratedPool, ...], loan_fee: float
-) -> None:
+def test_a_cycle_pays_where_the_edge_says_so(pools: tuple[ConstantProductPool | ConcentratedPool, ...], loan_fee: float) -> None:
     buy, sell = pools
     edge = cycle_edge(_place(buy)[2], _keep(buy), _place(sell)[2], _keep(sell))
     assume(abs(edge - loan_fee) > 1e-12)
