@@ -279,9 +279,7 @@ def _restore(default: Any, values: Any, name: str) -> Any:
         )
     if isinstance(default, tuple):
         sample = default[0] if default else None
-        return tuple(
-            _restore(sample, value, f"{name}[{k}]") if sample is not None else value for k, value in enumerate(values)
-        )
+        return tuple(_restore(sample, value, f"{name}[{k}]") if sample is not None else value for k, value in enumerate(values))
     return values
 
 

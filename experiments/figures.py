@@ -37,9 +37,7 @@ def policies_figure(result: dict[str, Any]) -> Picture:
         color = BLUE if name == subject else ORANGE if name == "oracle" else GREY
         axes.barh(row, found["mean"], color=color, height=0.62)
         _whisker(axes, row, found, "#1b1f24")
-        axes.annotate(
-            f"{found['mean']:,.1f}", (max(found["high"], 0.0), row), (6, 0), textcoords="offset points", va="center"
-        )
+        axes.annotate(f"{found['mean']:,.1f}", (max(found["high"], 0.0), row), (6, 0), textcoords="offset points", va="center")
     _rows(axes, list(reversed(names)), "net profit per episode, quote currency")
     axes.margins(x=0.12)
     return "Net profit", "Bars are means, whiskers 95 % intervals; the oracle knows what comes.", _svg(figure)
@@ -85,9 +83,7 @@ def parts_figure(result: dict[str, Any]) -> Picture:
         axes.plot(result["policies"][name]["net_profit"]["mean"], row, "D", color="#1b1f24", markersize=6)
     axes.axvline(0.0, color="#1b1f24", linewidth=1)
     _rows(axes, list(reversed(names)), "per episode, quote currency")
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.32 * 3 / (0.42 * len(names) + 1.3)), ncols=len(parts), frameon=False
-    )
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32 * 3 / (0.42 * len(names) + 1.3)), ncols=len(parts), frameon=False)
     return (
         "Parts of the profit",
         "Gross profit to the right, what it cost to the left; the diamond is what is left.",

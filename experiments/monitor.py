@@ -59,17 +59,13 @@ class StopSignal:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._restore()
-        print(
-            "stopping: evaluating and exporting what there is (once more to end at once)", file=sys.stderr, flush=True
-        )
+        print("stopping: evaluating and exporting what there is (once more to end at once)", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

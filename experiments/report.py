@@ -28,9 +28,7 @@ def write_report(folder: Path) -> Path:
     config, result = load_json(folder / CONFIG), load_json(folder / RESULT)
     run, name = config["run"], result["run"]["name"]
     git = config["git"]
-    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        _PAGE.read_text(encoding="utf-8")
-    )
+    page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(_PAGE.read_text(encoding="utf-8"))
     content = page.render(
         name=name,
         environment=run["environment"],
@@ -82,9 +80,7 @@ def _commands(run: dict[str, Any], resumed: dict[str, Any] | None, folder: Path)
     """What to type for the same result."""
     train = command(from_json(run))
     if resumed is not None:
-        train = (
-            f"# this run went on after {resumed['steps']:,} steps of {resumed['from']}; in one go it would be\n{train}"
-        )
+        train = f"# this run went on after {resumed['steps']:,} steps of {resumed['from']}; in one go it would be\n{train}"
     return f"{train}\npython -m experiments.evaluate {folder}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
-
 import pytest
 from hypothesis import settings
+
+# before anything imports numpy or torch (neither pytest nor hypothesis does)
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 # the first example of a property compiles its kernels, so no deadline per example
 settings.register_profile("arbgym", deadline=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,11 @@ _EPOCH_UNITS = ((1e11, 1), (1e14, 10**3), (1e17, 10**6), (np.inf, 10**9))
 
 
 def require_pandas() -> Any:
-    """pandas, or an error that says how to get it."""
-    try:
-        import pandas
-        import pyarrow  # noqa: F401
-    except ImportError as missing:
-        raise ImportError('tables need pandas and pyarrow: pip install "arbgym[data]"') from missing
+    """pandas, or an ImportError that says how to get it (and pyarrow)."""
+    if not all(find_spec(name) for name in ("pandas", "pyarrow")):
+        raise ImportError('tables need pandas and pyarrow: pip install "arbgym[data]"')
+    import pandas
+
     return pandas
 
 
@@ -39,10 +39,15 @@ def check_file(path: Path) -> None:
 
 def read_csv(path: Path, skip_lines: int = 0) -> pd.DataFrame:
     """A CSV table; numbers read to the last bit. Raises TapeError."""
-    pandas = require_pandas()
+    require_pandas()
+    import pyarrow
+    from pyarrow import csv
+
+    # one block, so that a column's type is inferred from all its rows
+    options = csv.ReadOptions(skip_rows=skip_lines, block_size=min(path.stat().st_size + 1, 2**31 - 1))
     try:
-        return pandas.read_csv(path, skiprows=skip_lines, float_precision="round_trip")
-    except (pandas.errors.ParserError, pandas.errors.EmptyDataError, UnicodeDecodeError) as error:
+        return csv.read_csv(path, options).to_pandas()
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise TapeError(f"not a CSV table ({str(error).strip()})", path=str(path)) from error
 
 

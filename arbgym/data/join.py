@@ -1,9 +1,8 @@
 """Tapes from the tables people have: Uniswap V3 minute tables, exchange candles, price and gas series.
 
-Every join is as-of and backward: a row knows what was known at its time. A pool minute is known at its end, a candle's close at
-open_time + its length, a price or gas sample at its time stamp. Base is WETH and quote USDC; the minute tables have
-token0 = USDC (6 decimals) and token1 = WETH (18), so a pool's net base flow is ``net_amount1``, its price
-``price_weth_usdc``, and its liquidity the raw one over 10^12.
+Every join is as-of and backward: a row holds what was known at its time and nothing later. Tables stamp a period (a
+pool's minute, a candle, a minute of gas prices) by its start and know it at its end; unless told otherwise every table is
+taken so. A value is used only while it is fresh.
 """
 
 from __future__ import annotations
@@ -11,124 +10,158 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from arbgym.data.tape_file import require_pandas
-from arbgym.market.tape import Tape, TapeError, TapePool
+from arbgym.data.frames import check_file, numbers, read_csv, read_parquet, require_pandas, utc_seconds
+from arbgym.market.tape import Floats, Tape, TapeError, TapePool, check_times
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
-_LIQUIDITY_UNIT = 10.0 ** ((6 + 18) / 2)
+_MINUTE = 60
 
 
 @dataclass(frozen=True)
 class Series:
-    """A table's file and the columns to take: time, value, and the delay (s) from the time stamp to when the value is known."""
+    """A table's file and the columns to take: time and value.
+
+    ``delay_s``: from the time stamp to when the value is known; None takes the table's spacing (its median time
+    difference), which is right for candles and other periods stamped by their start; 0 is right for events. A value of
+    ``max_age_s`` or older is unknown; None again takes the spacing, so that one missing row is noticed.
+    """
 
     path: Path
     time: str
     value: str
-    delay_s: int = 0
+    delay_s: int | None = None
+    max_age_s: int | None = None
+
+
+@dataclass(frozen=True)
+class PoolColumns:
+    """A V3 minute table's columns; the defaults are those of a USDC/WETH pool whose token1 is the base token.
+
+    ``price`` in quote per base; ``flow_base`` signed, positive into the pool (net_amount1 where token1 is the base);
+    ``liquidity`` raw, over 10^((decimals0 + decimals1) / 2) in human units.
+    """
+
+    time: str = "timestamp"
+    price: str = "price_weth_usdc"
+    liquidity: str = "liquidity"
+    flow_base: str = "net_amount1"
+    decimals: tuple[int, int] = (6, 18)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A Parquet or CSV table with at least these columns, its first (time) column parsed as UTC and strictly increasing."""
+    """A Parquet or CSV table's columns: the first a time, returned as strictly increasing Unix s, the others finite numbers.
+
+    Raises TapeError naming the file, the row (first data row is 0), the column and the rule.
+    """
     pandas = require_pandas()
-    if not path.is_file():
-        raise TapeError("no such file", path=str(path))
-    frame = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path)
-    for name in columns:
-        if name not in frame.columns:
-            raise TapeError(f"missing; accepted is a table with {', '.join(columns)}", name, path=str(path))
-    frame = frame[list(columns)].copy()
-    time = columns[0]
-    frame[time] = pandas.to_datetime(frame[time], utc=True).astype("datetime64[us, UTC]")
-    moves = frame[time].diff().dt.total_seconds().to_numpy()[1:]
-    if (moves <= 0.0).any():
-        row = int(np.argmax(moves <= 0.0)) + 1
-        rule = "time occurs twice" if moves[row - 1] == 0.0 else "time before the row above"
-        raise TapeError(f"{rule}; accepted are strictly increasing times", time, row, str(path))
-    return frame
+    check_file(path)
+    try:
+        frame = read_parquet(path)[0] if path.suffix == ".parquet" else read_csv(path)
+        for name in columns:
+            if name not in frame.columns:
+                raise TapeError(f"missing; accepted is a table with {', '.join(columns)}", name)
+        if frame.empty:
+            raise TapeError("no rows")
+        times = utc_seconds(frame[columns[0]], columns[0])
+        check_times(times, None, columns[0])
+        return pandas.DataFrame({columns[0]: times} | {name: numbers(frame[name], name, times) for name in columns[1:]})
+    except TapeError as error:
+        raise TapeError(error.rule, error.column, error.row, str(path), error.time) from error
 
 
 def pool_minutes(
-    path: Path, step_seconds: int, fill_gaps: int = 0, start: str | None = None, end: str | None = None
+    path: Path,
+    step_seconds: int,
+    fill_gaps: int = 0,
+    start: str | None = None,
+    end: str | None = None,
+    columns: PoolColumns | None = None,
 ) -> pd.DataFrame:
-    """A minute table on a grid of ``step_seconds``: index = end of each step (UTC); price and liquidity last, flow summed.
+    """A minute table on a grid of ``step_seconds``: index = end of each step (Unix s); columns price and liquidity (last
+    of the step, human units), flow_base (sum), filled (whether a minute of the step was missing).
 
-    Rows from ``start`` up to before ``end`` (UTC; None: all).
-
-    Missing minutes: up to ``fill_gaps`` in a row are taken as minutes without a trade (state carried, no flow); more, or
-    the default 0, is refused with the row. Steps that the table covers only in part are left out at both ends.
+    Rows from ``start`` up to before ``end`` (UTC; None: all). Missing minutes: up to ``fill_gaps`` in a row are taken as
+    minutes without a trade (state carried, no flow) and marked; more, or the default 0, is refused with the row. Steps
+    that the table covers only in part are left out at both ends.
     """
     pandas = require_pandas()
-    columns = ["timestamp", "price_weth_usdc", "liquidity", "net_amount1"]
-    frame = read_table(path, columns)
-    if step_seconds % 60:
+    columns = columns or PoolColumns()
+    if step_seconds <= 0 or step_seconds % _MINUTE:
         raise TapeError(f"step_seconds = {step_seconds}; accepted are whole minutes for a minute table")
-    if start is not None:
-        frame = frame[frame["timestamp"] >= pandas.Timestamp(start, tz="UTC")]
-    if end is not None:
-        frame = frame[frame["timestamp"] < pandas.Timestamp(end, tz="UTC")]
+    if fill_gaps < 0:
+        raise TapeError(f"fill_gaps = {fill_gaps}; accepted is 0 or more")
+    frame = read_table(path, [columns.time, columns.price, columns.liquidity, columns.flow_base])
+    low = -np.inf if start is None else _moment("start", start)
+    high = np.inf if end is None else _moment("end", end)
+    frame = frame[(frame[columns.time] >= low) & (frame[columns.time] < high)]
     if frame.empty:
-        raise TapeError(f"no row from {start} to {end}", "timestamp", path=str(path))
-    missing = frame["timestamp"].diff().dt.total_seconds().to_numpy()[1:] / 60.0 - 1.0
-    too_long = np.flatnonzero(missing > fill_gaps)
-    if too_long.size:
-        row = int(too_long[0]) + 1
-        raise TapeError(
-            f"{missing[row - 1]:.0f} minutes missing before it; accepted are up to fill_gaps = {fill_gaps} "
-            "(a missing minute counts as one without a trade)",
-            "timestamp",
-            row,
-            str(path),
-        )
-    frame = frame.set_index("timestamp")
-    grid = pandas.date_range(frame.index[0], frame.index[-1], freq="1min")
-    frame = frame.reindex(grid)
-    frame["net_amount1"] = frame["net_amount1"].fillna(0.0)
-    frame = frame.ffill()
-    step = f"{step_seconds}s"
-    grouped = frame.resample(step, label="right", closed="left")
-    result = pandas.DataFrame(
+        raise TapeError(f"no row from {start} to {end}", columns.time, path=str(path))
+    times = frame[columns.time].to_numpy()
+    missing = np.diff(times) / _MINUTE - 1.0
+    for bad, rule in (
+        (missing % 1.0 != 0.0, "not a whole number of minutes after the row above; accepted are rows on one minute clock"),
+        (missing > fill_gaps, f"{{:.0f}} minutes missing before it; accepted are up to fill_gaps = {fill_gaps}"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            where = int(frame.index[row + 1])
+            raise TapeError(rule.format(missing[row]), columns.time, where, str(path), int(times[row + 1]))
+    grid = np.arange(times[0], times[-1] + 1, _MINUTE)
+    recorded = np.isin(grid, times)
+    latest = np.cumsum(recorded) - 1
+    step = -(-(grid + 1) // step_seconds) * step_seconds  # the step's end: a minute at its end itself opens the next
+    minutes = pandas.DataFrame(
         {
-            "price": grouped["price_weth_usdc"].last(),
-            "liquidity": grouped["liquidity"].last() / _LIQUIDITY_UNIT,
-            "flow_base": grouped["net_amount1"].sum(),
+            "price": frame[columns.price].to_numpy()[latest],
+            "liquidity": frame[columns.liquidity].to_numpy()[latest] / 10.0 ** (sum(columns.decimals) / 2.0),
+            "flow_base": np.where(recorded, frame[columns.flow_base].to_numpy()[latest], 0.0),
+            "filled": ~recorded,
+            "minutes": 1,
         }
     )
-    return result[grouped["net_amount1"].count() == step_seconds // 60]
+    how = {"price": "last", "liquidity": "last", "flow_base": "sum", "filled": "max", "minutes": "sum"}
+    table = minutes.groupby(step).agg(how)
+    return table[table["minutes"] == step_seconds // _MINUTE].drop(columns="minutes")
 
 
-def as_of(times: pd.DatetimeIndex, series: Series) -> Any:
-    """The latest value known at each time (float64), NaN before the first."""
-    pandas = require_pandas()
+def as_of(times: NDArray[np.int64], series: Series) -> Floats:
+    """The latest value known at each time (Unix s), as float64; NaN where none is, or none that is fresh."""
     frame = read_table(series.path, [series.time, series.value])
-    frame["known"] = frame[series.time] + pandas.Timedelta(seconds=series.delay_s)
-    left = pandas.DataFrame({"time": times.astype("datetime64[us, UTC]")})
-    joined = pandas.merge_asof(left, frame, left_on="time", right_on="known", direction="backward")
-    return joined[series.value].to_numpy(dtype=np.float64)
+    stamps = frame[series.time].to_numpy()
+    spacing = int(np.median(np.diff(stamps))) if len(stamps) > 1 else 0
+    known = stamps + (spacing if series.delay_s is None else series.delay_s)
+    row = np.searchsorted(known, times, side="right") - 1
+    fresh = (row >= 0) & (times - known[row] < (spacing if series.max_age_s is None else series.max_age_s))
+    values: Floats = np.where(fresh, frame[series.value].to_numpy()[row], np.nan)
+    return values
 
 
-def remove_basis(reference: Any, pool_price: Any, rows: int) -> Any:
+def remove_basis(reference: Floats, pool_price: Floats, rows: int) -> Floats:
     """The reference price moved by the mean log gap of the ``rows`` rows before each row; NaN in the first ``rows``.
 
-    For venues in different quote currencies (USDT against USDC.e) or a perpetual against spot: their constant distance is no
-    arbitrage. Uses earlier rows only.
+    For venues in different quote currencies (USDT against USDC.e) or a perpetual against spot: their lasting distance is
+    no arbitrage. Uses earlier rows only.
     """
-    gap = np.log(pool_price / reference)
-    sums = np.concatenate([[0.0], np.cumsum(gap)])
-    basis = np.full(len(gap), np.nan)
-    basis[rows:] = (sums[rows:-1] - sums[:-1][: len(gap) - rows]) / rows
-    return reference * np.exp(basis)
+    if not 0 < rows < len(reference):
+        raise TapeError(f"basis_rows = {rows}; accepted is 1 up to {len(reference) - 1}, below the number of rows")
+    sums = np.concatenate([[0.0], np.cumsum(np.log(pool_price / reference))])
+    basis = np.full(len(reference), np.nan)
+    basis[rows:] = (sums[rows:-1] - sums[: -1 - rows]) / rows
+    moved: Floats = reference * np.exp(basis)
+    return moved
 
 
 def build_tape(
     pool: Path,
     *,
+    pool_columns: PoolColumns | None = None,
     pool_fee_ppm: float = 500.0,
     step_seconds: int = 60,
     reference: Series,
@@ -141,35 +174,65 @@ def build_tape(
     fill_gaps: int = 0,
     start: str | None = None,
     end: str | None = None,
+    base: str = "WETH",
+    quote: str = "USDC",
     source: str = "",
 ) -> Tape:
     """A tape of one recorded V3 pool beside a second venue at a recorded price.
 
-    ``second_kind`` reference: a venue that trades at the reference price up to its liquidity; v3: a pool of that
-    liquidity whose price follows the series. Gas is a series or one constant. Raises TapeError naming file, row,
-    column and rule.
+    ``second_kind`` reference: a venue that trades at the reference price up to its liquidity; v3 (or v2): a pool of that
+    liquidity whose recorded price is the series. Gas is a series or one constant. ``basis_rows`` > 0 removes the mean log
+    gap of that many earlier rows from the reference (``remove_basis``). The tape covers the rows that all tables know; a
+    hole in a series between them is refused. Raises TapeError naming file, row, column and rule.
     """
-    pandas = require_pandas()
     if (gas is None) == (gas_gwei is None):
         raise TapeError("gas: accepted is either a series or one constant in gwei")
-    table = pool_minutes(pool, step_seconds, fill_gaps, start, end)
-    times = pandas.DatetimeIndex(table.index)
+    if not 0.0 < second_liquidity < np.inf:
+        raise TapeError(f"second_liquidity = {second_liquidity}; accepted is a positive number")
+    table = pool_minutes(pool, step_seconds, fill_gaps, start, end, pool_columns)
+    times = table.index.to_numpy().astype(np.int64)
     prices = as_of(times, reference)
+    fees = np.full(len(times), gas_gwei, dtype=np.float64) if gas is None else as_of(times, gas)
+    both = np.flatnonzero(np.isfinite(prices) & np.isfinite(fees))
+    if not both.size:
+        raise TapeError(f"no row of {pool.name} has a known reference price and gas price; accepted are tables that overlap")
+    rows = slice(int(both[0]), int(both[-1]) + 1)
+    for values, series in ((prices, reference), (fees, gas)):
+        unknown = np.flatnonzero(np.isnan(values[rows]))
+        if series is not None and unknown.size:
+            time = int(times[rows][unknown[0]])
+            raise TapeError(
+                "no value, or none that is fresh; accepted is a series without holes, or a longer max_age_s",
+                series.value,
+                path=str(series.path),
+                time=time,
+            )
+    table, times, prices, fees = table[rows], times[rows], prices[rows], fees[rows]
     if basis_rows:
         prices = remove_basis(prices, table["price"].to_numpy(), basis_rows)
-    fees = np.full(len(table), gas_gwei) if gas is None else as_of(times, gas)
-    known = np.isfinite(prices) & np.isfinite(fees)
-    table, prices, fees = table[known], prices[known], fees[known]
-    seconds = pandas.DatetimeIndex(table.index).as_unit("s").astype("int64").to_numpy()
-    own = table["price"].to_numpy(dtype=np.float64)
+        table, times, prices, fees = (column[basis_rows:] for column in (table, times, prices, fees))
+    own, depth, flow = (table[name].to_numpy(dtype=np.float64) for name in ("price", "liquidity", "flow_base"))
     return Tape(
         pools=(TapePool("pool", "v3", pool_fee_ppm), TapePool("second", second_kind, second_fee_ppm)),
-        timestamps=seconds,
+        timestamps=times,
         reference_price=prices,
         base_fee_gwei=fees,
         price=np.stack([own, prices], axis=1),
-        liquidity=np.stack([table["liquidity"].to_numpy(dtype=np.float64), np.full(len(own), second_liquidity)], axis=1),
-        flow_base=np.stack([table["flow_base"].to_numpy(dtype=np.float64), np.zeros(len(own))], axis=1),
+        liquidity=np.stack([depth, np.full(len(own), second_liquidity)], axis=1),
+        flow_base=np.stack([flow, np.zeros(len(own))], axis=1),
         step_seconds=step_seconds,
+        base=base,
+        quote=quote,
         source=source or f"{pool.name}, {reference.path.name}",
+        filled=tuple(times[table["filled"].to_numpy(dtype=bool)].tolist()),
     )
+
+
+def _moment(name: str, text: str) -> int:
+    pandas = require_pandas()
+    try:
+        moment = pandas.Timestamp(text)
+    except ValueError as error:
+        raise TapeError(f"{name} = {text!r}; accepted is a UTC time such as 2023-08-14") from error
+    moment = moment.tz_localize("UTC") if moment.tzinfo is None else moment.tz_convert("UTC")
+    return int(moment.timestamp())

@@ -5,7 +5,10 @@ Columns: ``timestamp`` (UTC), ``reference_price``, ``base_fee_gwei``, and for ea
 under the schema metadata key ``arbgym.tape``, in CSV in the first line after ``# ``:
 
     {"version": 1, "base": "WETH", "quote": "USDC", "step_seconds": 60, "source": "...",
-     "pools": [{"name": "pool0", "kind": "v3", "fee_ppm": 500}, ...]}
+     "pools": [{"name": "pool0", "kind": "v3", "fee_ppm": 500}, ...], "filled": [1691971260, ...]}
+
+``timestamp`` is when a row is known, the end of its step: a date, ISO 8601 text or Unix seconds. ``filled`` (optional) lists
+the rows that hold a missing moment of the source, taken as one without a trade.
 """
 
 from __future__ import annotations
@@ -56,6 +59,9 @@ def tape_from_frame(frame: pd.DataFrame, described: dict[str, Any]) -> Tape:
     step = described["step_seconds"]
     if isinstance(step, bool) or not isinstance(step, int):
         raise TapeError(f"step_seconds = {step!r}; accepted are whole seconds")
+    filled = described.get("filled", [])
+    if not isinstance(filled, list) or not all(isinstance(time, int) for time in filled):
+        raise TapeError(f"filled = {filled!r}; accepted is a list of times in Unix seconds")
     pools = _pools(described["pools"])
     wanted = ["timestamp", "reference_price", "base_fee_gwei"]
     wanted += [f"{pool.name}.{part}" for pool in pools for part in ("price", "liquidity", "flow_base")]
@@ -80,7 +86,7 @@ def tape_from_frame(frame: pd.DataFrame, described: dict[str, Any]) -> Tape:
         base=str(described.get("base", "base")),
         quote=str(described.get("quote", "quote")),
         source=str(described.get("source", "")),
-        filled=tuple(int(time) for time in described.get("filled", ())),
+        filled=tuple(filled),
     )
 
 

@@ -97,7 +97,7 @@ class Tape:
             raise TapeError(f"pools named {', '.join(names)}; accepted are different names")
         if self.step_seconds < 1:
             raise TapeError(f"step_seconds = {self.step_seconds}; accepted is 1 or more")
-        shapes = {"reference_price": (rows,), "base_fee_gwei": (rows,)}
+        shapes: dict[str, tuple[int, ...]] = {"reference_price": (rows,), "base_fee_gwei": (rows,)}
         shapes |= dict.fromkeys(("price", "liquidity", "flow_base"), (rows, count))
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:

@@ -213,10 +213,7 @@ def test_exact_output_and_exact_input_agree(pool: ConstantProductPool, wanted: i
         assume(False)
     assert paid.amount_out == wanted
     assert swap.amount_out >= wanted
-    if zero_for_one:
-        least = pool.least_payment(out0=0, out1=wanted, paid1=0)
-    else:
-        least = pool.least_payment(out0=wanted, out1=0, paid0=0)
+    least = pool.least_payment(out0=0, out1=wanted, paid1=0) if zero_for_one else pool.least_payment(out0=wanted, out1=0, paid0=0)
     assert paid.amount_in - 1 <= least <= paid.amount_in  # the router may ask for one unit too many
 
 

@@ -17,6 +17,7 @@ from arbgym.engine import NativeEnv, NativeVectorEnv
 from arbgym.evaluation import Simulator
 from arbgym.spec import ENCODINGS
 
+pytestmark = pytest.mark.conformance
 IDS = sorted(arbgym.ENVIRONMENTS)
 HEADINGS = (
     *("Problem", "One step", "Actions", "Observations", "Reward", "Episode end", "Arguments"),
