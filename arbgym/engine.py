@@ -133,51 +133,68 @@ def _scale_row(row: NDArray[np.float32], scales: Floats) -> None:
         row[d] = min(max(row[d] * scales[0, d], scales[1, d]), scales[2, d])
 
 
-def _advance(world: Any, batch: Batch, tables: ActionTables, autoreset: int, resetting: bool) -> None:
-    """Reset the rows asked for, or step every row.
+def _advance(
+    world: Any,
+    tables: ActionTables,
+    autoreset: int,
+    resetting: bool,
+    state: NDArray[np.void],
+    actions: NDArray[Any],
+    decisions: Floats,
+    observations: NDArray[np.float32],
+    final_observations: NDArray[np.float32],
+    rewards: Floats,
+    flags: NDArray[np.bool_],
+    info: Floats,
+    returns: Floats,
+    lengths: NDArray[np.int64],
+    scales: Floats,
+) -> None:
+    """Reset the rows asked for, or step every row; the arrays are the ``Batch``'s.
 
-    One loop for both and one body without helpers: Numba optimises everything below a function again at each level of calls.
+    One loop for both and one body without helpers: Numba optimises everything below a function again at each level of calls. The
+    arrays are arguments of their own because Numba's parallel loops drop writes to the arrays of a tuple.
     """
-    for i in numba.prange(batch.rewards.size):
-        if resetting and not batch.flags[3, i]:
+    for i in numba.prange(rewards.size):
+        if resetting and not flags[3, i]:
             continue
-        s = batch.state[i]
-        row = batch.observations[i]
-        starting = resetting or (autoreset == _NEXT_STEP and batch.flags[2, i])
+        s = state[i]
+        row = observations[i]
+        starting = resetting or (autoreset == _NEXT_STEP and flags[2, i])
         if starting:
-            batch.rewards[i] = 0.0
-            batch.flags[0, i] = False
-            batch.flags[1, i] = False
-            for k in range(batch.info.shape[1]):
-                batch.info[i, k] = 0.0
+            rewards[i] = 0.0
+            flags[0, i] = False
+            flags[1, i] = False
+            for k in range(info.shape[1]):
+                info[i, k] = 0.0
         else:
             if tables.encoding != _PHYSICAL:
-                decode_row(tables, batch.actions[i], batch.decisions[i])
-            reward, terminated, truncated = _step(world, s, batch.decisions[i], batch.info[i])
-            batch.rewards[i] = reward
-            batch.flags[0, i] = terminated
-            batch.flags[1, i] = truncated
-            batch.returns[0, i] += reward
-            batch.lengths[0, i] += 1
+                decode_row(tables, actions[i], decisions[i])
+            reward, terminated, truncated = _step(world, s, decisions[i], info[i])
+            rewards[i] = reward
+            flags[0, i] = terminated
+            flags[1, i] = truncated
+            returns[0, i] += reward
+            lengths[0, i] += 1
             _observe(world, s, row)
-            _scale_row(row, batch.scales)
+            _scale_row(row, scales)
             if terminated or truncated:
-                batch.returns[1, i] = batch.returns[0, i]
-                batch.lengths[1, i] = batch.lengths[0, i]
+                returns[1, i] = returns[0, i]
+                lengths[1, i] = lengths[0, i]
                 starting = autoreset == _SAME_STEP
-                batch.flags[2, i] = not starting
+                flags[2, i] = not starting
                 if starting:
                     for d in range(row.size):
-                        batch.final_observations[i, d] = row[d]
+                        final_observations[i, d] = row[d]
         if starting:
             if not resetting:
                 s.episode += 1
-            batch.returns[0, i] = 0.0
-            batch.lengths[0, i] = 0
-            batch.flags[2, i] = False
+            returns[0, i] = 0.0
+            lengths[0, i] = 0
+            flags[2, i] = False
             _reset(world, s)
             _observe(world, s, row)
-            _scale_row(row, batch.scales)
+            _scale_row(row, scales)
 
 
 class Drivers(NamedTuple):
@@ -285,12 +302,12 @@ class _Core:
         self.batch.flags[3] = mask
         if not self._loop.signatures and not _is_cached(self._loop):
             print(f"arbgym: compiling {self.definition.id} (once on this machine, cached on disk) ...", file=sys.stderr)
-        self._loop(self.world, self.batch, self.tables, self._autoreset, True)
+        self._loop(self.world, self.tables, self._autoreset, True, *self.batch)
         self.started = True
 
     def step(self, tables: ActionTables) -> None:
         """Advance every row by the actions (or decisions) in the batch's buffers."""
-        self._loop(self.world, self.batch, tables, self._autoreset, False)
+        self._loop(self.world, tables, self._autoreset, False, *self.batch)
 
 
 def _is_cached(loop: Any) -> bool:
