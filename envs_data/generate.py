@@ -1,7 +1,8 @@
 """``python -m envs_data.generate``: write the sample tape again, byte for byte.
 
-Two pools of one pair beside a reference price, one row a minute: log price a random walk; each pool follows it within its fee
-band, pushed about by net flow. Everything is generated here; nothing is recorded data.
+Two pools of one pair beside a reference price, one row a minute: log price a random walk; arbitrage keeps each pool within its
+fee band of it, net flow pushes it about, and now and then a large trade ends a row outside the band and leaves an edge
+to the next. Everything is generated here; nothing is recorded data.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ROWS = 1_440
 SEED = 20_261_121
 _START = 1_735_689_600  # 2025-01-01 00:00 UTC
 _FEES = (0.0005, 0.003)
-_LIQUIDITY = (120_000.0, 60_000.0)
+_LIQUIDITY = (2_400_000.0, 1_200_000.0)
+_LARGE_SHARE = 0.08  # of rows that end with a large trade
+_LARGE_MOVE = 1.2e-3  # its mean move of the pool's sqrt price, log
 
 
 def _rounded(values: NDArray[np.float64], digits: int = 9) -> NDArray[np.float64]:
@@ -34,6 +37,8 @@ def sample_tape() -> Tape:
     gas = 12.0 * np.exp(np.cumsum(generator.normal(0.0, 0.04, ROWS)) * 0.3)
     price, flow, liquidity = (np.zeros((ROWS, 2)) for _ in range(3))
     for k, (fee, depth) in enumerate(zip(_FEES, _LIQUIDITY, strict=True)):
+        large = generator.uniform(size=ROWS) < _LARGE_SHARE
+        large_move = generator.exponential(_LARGE_MOVE, ROWS) * generator.choice([-1.0, 1.0], ROWS)
         depths = depth * np.exp(np.cumsum(generator.normal(0.0, 2e-3, ROWS)))
         noise = generator.standard_t(3, ROWS) * 1.2e-4
         now = math.sqrt(reference[0])
@@ -41,6 +46,7 @@ def sample_tape() -> Tape:
             before, deep = now, depths[row]
             now *= math.exp(noise[row])
             now = min(max(now, math.sqrt(reference[row] * (1.0 - fee))), math.sqrt(reference[row] / (1.0 - fee)))
+            now *= math.exp(large_move[row]) if large[row] else 1.0
             # net base that moves the price from before to now, fee included on the way in
             base = deep * (1.0 / now - 1.0 / before)
             flow[row, k] = base / (1.0 - fee) if base > 0.0 else base
