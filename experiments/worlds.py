@@ -10,7 +10,6 @@ from arbgym.data import read_tape
 from arbgym.engine import NativeVectorEnv
 from experiments.config import RunConfig
 
-
 TRAINING_SHARE = 0.7  # of a tape's time: earlier rows train and tune, later rows judge
 EMBARGO_ROWS = 5  # left out between the two
 

@@ -205,7 +205,7 @@ class FlashConfig:
     auction_bidders: int = 4  # the agent included
     auction_value_quote: float = 100.0  # upper end of the uniform values
     # replay
-    restore_share: float = 0.5  # of a pool's log distance from its recorded price that others trade away per row
+    restore_share: float = 0.5  # of the agent's own impact on a pool that others trade away per row
 
     def __post_init__(self) -> None:
         if not 2 <= len(self.pools) <= MAX_POOLS:
@@ -1269,9 +1269,10 @@ def _move_regime(c: Any, s: Any, regime_u: float, lender_u: float) -> None:
 def _replay_row(world: World, s: Any) -> None:
     """Point 4 of "One step", recorded: the next row's flow, liquidity, price and base fee meet the pools' own state.
 
-    Each pool keeps its own price: recorded liquidity changes its depth, recorded net flow is swapped into it, and of the
-    distance that then remains to the recorded price (left by the agent's own trades, and by flow within the row)
-    ``restore_share`` is traded away by others.
+    Each pool keeps its own price. In 1 / sqrt(price) a net base flow moves a pool by flow / liquidity wherever it
+    stands, so recorded flow, and what within a row it leaves unexplained, move it by the recorded difference; what
+    the agent's own trades have added stays, but for ``restore_share`` of it that others trade away per row. An agent
+    that waits meets every recorded price.
     """
     c = world.config[0]
     s.tape_row += 1
@@ -1288,17 +1289,10 @@ def _replay_row(world: World, s: Any) -> None:
         if c.kind[k] == REFERENCE:
             set_price(c, s.sqrt_price, s.range_index, k, recorded)
             continue
-        flow = world.tape[row, 4 + 3 * k]
-        if flow > 0.0:
-            swap_sell(c, s.sqrt_price, s.scale, s.range_index, k, flow)
-        elif flow < 0.0:
-            base = s.scale[k] / s.sqrt_price[k]
-            share = min(-flow / base, 0.9)
-            paid = s.scale[k] * s.sqrt_price[k] * share / (1.0 - share) / c.keep[k]
-            swap_buy(c, s.sqrt_price, s.scale, s.range_index, k, paid)
-        now = 2.0 * math.log(s.sqrt_price[k])
-        restored = now + c.restore_share * (math.log(recorded) - now)
-        set_price(c, s.sqrt_price, s.range_index, k, math.exp(restored))
+        now = 1.0 / math.sqrt(recorded)
+        own_impact = 1.0 / s.sqrt_price[k] - 1.0 / math.sqrt(world.tape[row - 1, 2 + 3 * k])
+        inverse = max(now + (1.0 - c.restore_share) * own_impact, 0.1 * now)
+        s.sqrt_price[k] = 1.0 / inverse
     _, _, regime_u, lender_u = uniform4(s.seed, s.episode, s.block, _EVENTS)
     _move_regime(c, s, regime_u, lender_u)
 

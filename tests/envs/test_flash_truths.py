@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from arbgym.data import read_tape, sample_tape_path
 from arbgym.engine import NativeVectorEnv
 from arbgym.envs.flash import BID_SHARES, MAX_LENDERS, OBSERVATION, PRESETS, PoolConfig, preset_config
 from arbgym.market.gas import next_base_fee
@@ -351,3 +352,34 @@ def test_impossible_pools_are_refused(field: str, value: Any) -> None:
     numbers = {"kind": "v3", "fee_ppm": 500.0, "tvl_quote": 1e6}
     with pytest.raises(ValueError, match=field):
         PoolConfig(**(numbers | {field: value}))
+
+
+# --------------------------------------------------------------------------------------------------------------- replay
+def test_a_waiting_agent_meets_every_recorded_price_and_a_trade_leaves_its_mark() -> None:
+    tape = read_tape(sample_tape_path())
+    arguments = {"feed": "replay", "tape": tape, "episode_blocks": 200, "rival_counts": (0.0, 0.0, 0.0)}
+    idle, active = play(64, **arguments), play(64, **arguments)
+    wait, trade = decisions(64, 0, 1, 0, 0, 0, 0), decisions(64, 1, 1, 0.01, 1, 0, 0)
+    marked = 0
+    for _ in range(199):
+        idle.step_decisions(wait)
+        active.step_decisions(trade)
+        state = idle.core.batch.state
+        row = state["tape_row"]
+        assert np.allclose(state["price"], tape.reference_price[row], rtol=1e-12)
+        assert np.allclose(state["base_fee_wei"] * 1e-9, tape.base_fee_gwei[row], atol=2e-9)
+        for k in range(len(tape.pools)):
+            assert np.allclose(state["sqrt_price"][:, k] ** 2, tape.price[row, k], rtol=1e-9)
+            other = active.core.batch.state["sqrt_price"][:, k] ** 2
+            marked += int((np.abs(other / tape.price[row, k] - 1.0) > 1e-6).sum())
+        assert not idle.info["net_profit"].any()
+    assert marked > 50 and float(active.info["attempted"].sum()) >= 0.0
+
+
+def test_a_replay_ends_with_its_tape() -> None:
+    tape = read_tape(sample_tape_path()).span(0.0, 0.1)
+    env = play(4, feed="replay", tape=tape, episode_blocks=10_000)
+    for step in range(1, 144):
+        env.step_decisions(decisions(4, 0, 1, 0, 0, 0, 0))
+        assert not env.terminated.any()
+        assert env.truncated.all() == (step == len(tape.timestamps) - 1)
