@@ -97,17 +97,13 @@ def export(model: PPO | DQN, observations: NDArray[np.float32]) -> tuple[bytes, 
     rounding = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
     error = (np.abs(found["logits"] - logits).max(axis=1) / rounding).max() * ROUNDING
     if not error <= ROUNDING:
-        raise ExportError(
-            f"logits of the exported network differ from the model's by {error:.2g}; accepted is {ROUNDING:g}"
-        )
+        raise ExportError(f"logits of the exported network differ from the model's by {error:.2g}; accepted is {ROUNDING:g}")
     preference = _preference(logits, network.sizes)
     expected = _predict(model, observations)
     for name, found_actions in (("exported", found["action"]), ("deterministic", actions)):
         differing = _differ(found_actions, expected) & (preference > rounding)
         if differing.any():
-            raise ExportError(
-                f"{differing.sum()} of {len(observations)} actions of the {name} network differ from the model's"
-            )
+            raise ExportError(f"{differing.sum()} of {len(observations)} actions of the {name} network differ from the model's")
     clear = np.flatnonzero(preference >= np.median(preference))
     chosen = clear[np.linspace(0, len(clear) - 1, GOLDEN_PAIRS).astype(int)]
     return content, Golden(observations[chosen], logits[chosen], actions[chosen])
@@ -147,9 +143,7 @@ def _preference(logits: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np
 def _to_onnx(network: DecisionNetwork) -> bytes:
     """Bytes with weights inside and a free batch axis, without the exporter's notes on source files."""
     sample = torch.zeros(2, network.low.numel())
-    registry = logging.getLogger(
-        "torch.onnx._internal.exporter._registration"
-    )  # says which optional packages are absent
+    registry = logging.getLogger("torch.onnx._internal.exporter._registration")  # says which optional packages are absent
     level = registry.level
     registry.setLevel(logging.ERROR)
     try:

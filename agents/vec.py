@@ -98,13 +98,9 @@ class NativeVecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Refused: the rows of a batch share one configuration."""
-        raise AttributeError(
-            f"{attr_name}: the environments of a native batch share one configuration; build another batch"
-        )
+        raise AttributeError(f"{attr_name}: the environments of a native batch share one configuration; build another batch")
 
-    def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
-    ) -> list[Any]:
+    def env_method(self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any) -> list[Any]:
         """Refused: the rows of a batch have no methods of their own."""
         raise AttributeError(f"{method_name}: the environments of a native batch have no methods of their own")
 
