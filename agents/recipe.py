@@ -6,6 +6,9 @@ import os
 import warnings
 from collections.abc import Callable
 
+import numba
+import torch
+
 
 def require(name: str, value: float, low: float, high: float) -> None:
     """Refuse a hyper-parameter outside [low, high], by its name."""
@@ -29,14 +32,15 @@ def linear_schedule(start: float, final_share: float) -> Callable[[float], float
 
 
 def use_threads(threads: int) -> None:
-    """Give torch that many threads; warn when other processes leave fewer cores idle.
+    """Give torch that many threads and the market all cores; warn when other processes leave too few cores idle.
 
-    Small networks gain little from a second thread on idle cores and lose half their speed beside one busy
-    process (measured).
+    Small networks gain little from a second thread on idle cores and lose most of their speed beside one busy
+    process (measured). Numba's OpenMP layer would share its thread count, and its busy waiting, with torch: so
+    the market gets Numba's own thread pool, started before torch is told its number.
     """
-    import torch
-
     require("threads", threads, 1, 1024)
+    numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]  # made at import from the environment
+    numba.get_num_threads()  # starts the pool
     torch.set_num_threads(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
