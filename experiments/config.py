@@ -92,7 +92,7 @@ class RunConfig(Generic[Agent, World]):
     """recorded data for --feed replay"""
     seed: int = 0
     """of the training worlds, the network's weights and its exploration"""
-    steps: int = 8_000_000
+    steps: int = 6_000_000
     """budget in environment steps, rounded up to whole updates"""
     minutes: float | None = None
     """budget in wall minutes of training, if reached before the steps; gives up exact repeatability"""

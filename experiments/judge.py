@@ -89,7 +89,7 @@ COLUMNS = {
     "try %": "of the steps in which the policy traded",
     "win %": "of these attempts that succeeded",
     "revert %": "of these attempts that failed on chain and paid gas",
-    "false %": "of these attempts that lost money although they were included",
+    "false %": "of these attempts that lost money, reverts included",
 }
 """What the table's columns mean."""
 
@@ -102,14 +102,28 @@ def _interval(figures: dict[str, float], sign: str, scale: float) -> str:
     return f"{mean} [{low} .. {high}]"
 
 
+def part_rows(result: dict[str, Any]) -> list[dict[str, str]]:
+    """One row of text per policy: the parts that add up to its net profit per episode."""
+    return [
+        {"policy": name}
+        | {part.replace("_", " "): f"{value + 0.0:,.1f}" for part, value in figures["parts"].items()}
+        | {"net profit": f"{figures['net_profit']['mean']:,.1f}"}
+        for name, figures in result["policies"].items()
+    ]
+
+
 def print_table(result: dict[str, Any], subject: str, console: Console) -> None:
-    """The policies as a table, the trained one first."""
-    found = rows(result, subject)
+    """The policies as a table, the trained one first, then the parts of each one's profit."""
+    wide = console if console.is_terminal else Console(file=console.file, width=160)
     title = f"{result['episodes']:,} held-out episodes; means and paired differences per episode in quote currency"
+    wide.print(_table(title, rows(result, subject), subject))
+    wide.print(_table("parts of the net profit per episode, quote currency", part_rows(result), subject))
+
+
+def _table(title: str, found: list[dict[str, str]], subject: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for name in found[0]:
         table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for row in found:
         table.add_row(*row.values(), style="bold" if row["policy"] == subject else None)
-    wide = console if console.is_terminal else Console(file=console.file, width=160)
-    wide.print(table)
+    return table
