@@ -11,6 +11,7 @@ from torch import nn
 
 from agents.recipe import linear_schedule, require, require_hidden
 from agents.vec import NativeVecEnv
+from arbgym.spec import Encoding
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class DQNRecipe:
     """Hyper-parameters of one DQN agent."""
 
     algorithm: ClassVar[str] = "dqn"
+    encodings: ClassVar[tuple[Encoding, ...]] = ("discrete",)
 
     environments: int = 256
     """environments stepped together"""

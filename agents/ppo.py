@@ -14,6 +14,7 @@ from torch import nn
 
 from agents.recipe import linear_schedule, require, require_hidden
 from agents.vec import NativeVecEnv
+from arbgym.spec import Encoding
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class PPORecipe:
     """Hyper-parameters of one PPO agent."""
 
     algorithm: ClassVar[str] = "ppo"
+    encodings: ClassVar[tuple[Encoding, ...]] = ("multidiscrete", "discrete", "continuous")
 
     environments: int = 1_024
     """environments stepped together"""

@@ -37,6 +37,9 @@ class Recipe(Protocol):
     """What an agent's hyper-parameters offer: see ``agents.ppo.PPORecipe``."""
 
     @property
+    def encodings(self) -> tuple[Encoding, ...]: ...
+
+    @property
     def environments(self) -> int: ...
 
     @property
@@ -118,6 +121,9 @@ class RunConfig(Generic[Agent, World]):
         ):
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} = {getattr(self, name)}; accepted is {low} to {high}")
+        if self.action not in self.agent.encodings:
+            accepted = ", ".join(self.agent.encodings)
+            raise ConfigError(f"action = {self.action!r}; accepted for {self.name} is {accepted}")
         if self.agent.environments > _WORLDS_PER_SEED // 4:
             environments = self.agent.environments
             raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")

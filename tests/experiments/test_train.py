@@ -207,7 +207,7 @@ def test_a_budget_in_minutes_ends_training(tmp_path: Path) -> None:
         (["ppo_flash", "--feed", "replay", "--data", "nowhere.csv"], "'nowhere.csv' does not exist"),
         (["ppo_flash", "--evaluation.seed", "0"], "evaluation.seed = 0"),
         (["ppo_flash", "--resume", "nowhere"], "holds no config.json"),
-        (["dqn_flash", "--quick", "--action", "multidiscrete"], "DQN"),
+        (["dqn_flash", "--action", "multidiscrete"], "action = 'multidiscrete'; accepted for dqn_flash is discrete"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(
