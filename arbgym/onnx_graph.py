@@ -247,8 +247,9 @@ def _gemm(attributes: Mapping[str, Any], a: Array, b: Array, c: Array | None = N
 
 
 def _clip(_: Mapping[str, Any], x: Array, low: Array | None = None, high: Array | None = None) -> tuple[Array]:
-    limits = (None if limit is None or limit.size == 0 else limit for limit in (low, high))
-    return (np.clip(x, *limits),)
+    least = -np.inf if low is None or low.size == 0 else low
+    most = np.inf if high is None or high.size == 0 else high
+    return (np.clip(x, least, most).astype(x.dtype),)
 
 
 def _sigmoid(_: Mapping[str, Any], x: Array) -> tuple[Array]:

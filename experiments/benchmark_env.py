@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -104,16 +105,16 @@ def rows() -> list[dict[str, Any]]:
         found.append(_row(peer, peer_rate, "steps/s"))
     for id_, module in arbgym.ENVIRONMENTS.items():
         name = f"env.{id_}"
-        rate = _best(lambda module=module: steps_per_second(module, NUM_ENVS, _SECONDS))
+        rate = _best(partial(steps_per_second, module, NUM_ENVS, _SECONDS))
         found.append(_row(f"{name}.vector", rate, "steps/s", "env.peer.CartPole-v1.vector", rate / cartpole))
         threads = numba.get_num_threads()
         numba.set_num_threads(1)
-        one_core = _best(lambda module=module: steps_per_second(module, NUM_ENVS, _SECONDS))
+        one_core = _best(partial(steps_per_second, module, NUM_ENVS, _SECONDS))
         numba.set_num_threads(threads)
         found.append(_row(f"{name}.vector.one_thread", one_core, "steps/s", f"{name}.vector", one_core / rate))
-        face = _best(lambda id_=id_: vector_steps_per_second(gym.make_vec(id_, NUM_ENVS)))
+        face = _best(partial(vector_steps_per_second, gym.make_vec(id_, NUM_ENVS)))
         found.append(_row(f"{name}.vector.gymnasium", face, "steps/s", f"{name}.vector", face / rate))
-        single = _best(lambda id_=id_: single_steps_per_second(lambda: gym.make(id_)))
+        single = _best(partial(single_steps_per_second, partial(gym.make, id_)))
         found.append(_row(f"{name}.single", single, "steps/s", peer, single / peer_rate))
         found.append(_row(f"{name}.state", load_definition(module).state.itemsize, "bytes per environment"))
         with tempfile.TemporaryDirectory() as cache:
