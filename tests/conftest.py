@@ -1,4 +1,7 @@
-"""Fixtures of every test, and one thread per numerical library so that two workers share two cores."""
+"""Fixtures of every test, and one thread per numerical library so that two workers share two cores.
+
+Numba's own thread pool stands in for OpenMP, whose threads torch would share and wait for (see ``agents.recipe``).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from hypothesis import settings
 # before anything imports numpy or torch (neither pytest nor hypothesis does)
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
 # the first example of a property compiles its kernels, so no deadline per example
 settings.register_profile("arbgym", deadline=None)
