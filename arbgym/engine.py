@@ -204,6 +204,10 @@ class Drivers(NamedTuple):
     parallel: Any
 
 
+def _inlined(function: Any) -> Any:
+    return numba.njit(error_model="numpy", nogil=True, forceinline=True)(function.py_func)
+
+
 @cache
 def _drivers(definition: Definition) -> Drivers:
     """Copies of the loops above whose globals hold this definition's kernels.
@@ -215,9 +219,9 @@ def _drivers(definition: Definition) -> Drivers:
     digest = _source_digest(file)
     namespace: dict[str, Any] = {
         **globals(),
-        "_reset": definition.reset,
-        "_observe": definition.observe,
-        "_step": definition.step,
+        "_reset": _inlined(definition.reset),
+        "_observe": _inlined(definition.observe),
+        "_step": _inlined(definition.step),
     }
 
     def compiled(source: Callable[..., None], **options: Any) -> Any:

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from arbgym.jit import kernel
+from arbgym.jit import kernel, part
 
 Encoding = Literal["multidiscrete", "discrete", "continuous"]
 ENCODINGS: tuple[Encoding, ...] = ("multidiscrete", "discrete", "continuous")
@@ -118,7 +118,7 @@ def observation_space(fields: Sequence[Field]) -> gymnasium.spaces.Box:
     return gymnasium.spaces.Box(low, high, dtype=np.float32)
 
 
-@kernel
+@part
 def decode_row(tables: ActionTables, action: Any, decision: NDArray[np.float64]) -> None:
     """Write the decision (A,) that one encoded action row means. Indices outside a table are clipped to it."""
     components = tables.sizes.size

@@ -110,6 +110,7 @@ _PRICE, _EVENTS, _JUMP, _RIVALS, _SUBMIT, _ORDER, _START, _FLOW, _INFORMED = _co
 _FLOW_SIZE, _RIVAL = _constants((16, 32))
 _FIRST_BLOCK, _NO_TICKS = _constants((0, 0))
 _BEFORE, _AFTER = _constants((True, False))
+(_SEEN,) = _constants((True,))
 
 
 # --------------------------------------------------------------------------------------------------------- configuration
@@ -392,7 +393,7 @@ def _observation() -> tuple[Field, ...]:
         Field("session_left", "1", 1.0, 0.0, 1.0, "share of the session's blocks left"),
     ]
     for k in range(MAX_POOLS):
-        rows.append(Field(f"gap_{k}", "bps", 50.0, -10.0, 10.0, f"log price of pool {k} over the reference price"))
+        rows.append(Field(f"gap_{k}", "bps", 50.0, -10.0, 10.0, f"price of pool {k} over the reference price, less 1"))
     for k in range(MAX_LENDERS):
         rows.append(Field(f"lender_{k}", "1", 1.0, 0.0, 1.0, f"lender {k} open and able to fund the best route, as a share"))
     return tuple(rows)
@@ -627,10 +628,10 @@ def reset(world: World, s: Any) -> None:
     for k in range(c.pool_count):
         if c.replay:
             s.scale[k] = world.tape[s.tape_row, 3 + 3 * k]
-            set_price(c, s.sqrt_price, s.range_index, k, world.tape[s.tape_row, 2 + 3 * k])
+            set_price(c, s, k, world.tape[s.tape_row, 2 + 3 * k])
         else:
             s.scale[k] = c.pool_scale[k]
-            set_price(c, s.sqrt_price, s.range_index, k, s.price)
+            set_price(c, s, k, s.price)
     for k in range(c.lender_count):
         s.lender_available[k] = c.lender_limit[k]
     s.bid_last = 0.5
@@ -656,18 +657,7 @@ def _see_routes(c: Any, s: Any) -> None:
         s.route_profit[0] = value * c.auction_value_quote
         s.route_profit[1] = 0.0
         return
-    best_routes(
-        c,
-        c.pool_count,
-        s.sqrt_price,
-        s.scale,
-        s.range_index,
-        s.route_buy,
-        s.route_sell,
-        s.route_quote_in,
-        s.route_profit,
-        s.route_crossed,
-    )
+    best_routes(c, c.pool_count, s)
 
 
 @part
@@ -758,7 +748,7 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
     out[23] = s.last_return * 1e4
     out[24] = 1.0 - s.block / c.episode_blocks
     for k in range(c.pool_count):
-        out[25 + k] = (2.0 * math.log(s.sqrt_price[k]) - s.log_price) * 1e4
+        out[25 + k] = (s.sqrt_price[k] * s.sqrt_price[k] / s.price - 1.0) * 1e4
     if c.auction == 0:
         for k in range(c.lender_count):
             if _lender_serves(c, s, k, buy):
@@ -777,6 +767,8 @@ def _noise_flow(c: Any, s: Any, ahead: bool) -> bool:
     if c.trade_probability <= 0.0:
         return False
     moved = False
+    drawn = -1
+    sizes = (0.0, 0.0)
     draws = uniform4(s.seed, s.episode, s.block, _FLOW)
     for k in range(c.pool_count):
         u = draws[k]
@@ -787,12 +779,14 @@ def _noise_flow(c: Any, s: Any, ahead: bool) -> bool:
             continue
         start, length = (0.0, c.flow_ahead_share) if ahead else (c.flow_ahead_share, 1.0 - c.flow_ahead_share)
         side = (within - start) / length
-        size, _ = normal2(s.seed, s.episode, s.block, _FLOW_SIZE + k)
-        amount = min(_trade_share(c, size), 0.1) * c.pool_tvl[k]
+        if drawn != k // 2:  # one pair of normals serves two pools
+            drawn = k // 2
+            sizes = normal2(s.seed, s.episode, s.block, _FLOW_SIZE + drawn)
+        amount = min(_trade_share(c, sizes[k % 2]), 0.1) * c.pool_tvl[k]
         if side < 0.5:
-            swap_buy(c, s.sqrt_price, s.scale, s.range_index, k, amount)
+            swap_buy(c, s, k, amount)
         else:
-            swap_sell(c, s.sqrt_price, s.scale, s.range_index, k, amount / s.price)
+            swap_sell(c, s, k, amount / s.price)
         moved = True
     return moved
 
@@ -826,15 +820,16 @@ def _rivals(c: Any, s: Any, value: float, gas_cost: float, info: Floats) -> tupl
 
 
 @kernel
-def _rival_trades(c: Any, s: Any, gas_price_quote: float) -> bool:
-    """A rival takes the best cycle that the pools offer now, if it pays for its gas."""
-    _see_routes(c, s)
+def _rival_trades(c: Any, s: Any, gas_price_quote: float, seen: bool) -> bool:
+    """A rival takes the best cycle that the pools offer now, if it pays for its gas; ``seen``: the routes are those of now."""
+    if not seen:
+        _see_routes(c, s)
     if s.route_profit[0] <= 0.0:
         return False
     buy, sell = s.route_buy[0], s.route_sell[0]
     if s.route_profit[0] <= _cycle_gas(c, buy, sell, s.route_crossed[0], 0.0) * gas_price_quote:
         return False
-    swap_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, s.route_quote_in[0])
+    swap_cycle(c, s, buy, sell, s.route_quote_in[0])
     return True
 
 
@@ -853,10 +848,10 @@ def _take(
     info: Floats,
 ) -> bool:
     """Execute the agent's cycle if it still makes its minimum profit after pool and loan fees; book each part."""
-    quote_out, _ = quote_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
+    quote_out, _ = quote_cycle(c, s, buy, sell, quote_in)
     if quote_out - quote_in * (1.0 + loan_fee) < minimum_profit:
         return False
-    quote_out, base_flow, crossed = swap_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
+    quote_out, base_flow, crossed = swap_cycle(c, s, buy, sell, quote_in)
     pool_fee = quote_in * (1.0 - c.keep[buy]) + base_flow * (1.0 - c.keep[sell]) * s.price
     gas_cost = _cycle_gas(c, buy, sell, crossed, loan_gas) * gas_price_quote + c.data_fee_quote
     info[_POOL_FEE] = pool_fee
@@ -905,9 +900,9 @@ def _sandwich(
     if low <= 0.0:
         return 0.0
     price, scale, index = s.sqrt_price[buy], s.scale[buy], s.range_index[buy]
-    base = swap_buy(c, s.sqrt_price, s.scale, s.range_index, buy, low)
-    swap_buy(c, s.sqrt_price, s.scale, s.range_index, buy, quote_in)
-    back, _, _, _ = quote_sell(c, s.sqrt_price, s.scale, s.range_index, buy, base)
+    base = swap_buy(c, s, buy, low)
+    swap_buy(c, s, buy, quote_in)
+    back, _, _, _ = quote_sell(c, s, buy, base)
     s.sqrt_price[buy], s.scale[buy], s.range_index[buy] = price, scale, index
     attack_gas = 2.0 * (c.gas_overhead + _leg_gas(c, c.kind[buy]))
     return low if back - low > attack_gas * gas_price_quote else 0.0
@@ -918,8 +913,8 @@ def _profit_after(c: Any, s: Any, buy: int, sell: int, quote_in: float, ahead: f
     """The cycle's profit before loan and gas if someone first bought with ``ahead`` in its first pool; changes nothing."""
     price, scale, index = s.sqrt_price[buy], s.scale[buy], s.range_index[buy]
     if ahead > 0.0:
-        swap_buy(c, s.sqrt_price, s.scale, s.range_index, buy, ahead)
-    quote_out, _ = quote_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
+        swap_buy(c, s, buy, ahead)
+    quote_out, _ = quote_cycle(c, s, buy, sell, quote_in)
     s.sqrt_price[buy], s.scale[buy], s.range_index[buy] = price, scale, index
     return quote_out - quote_in
 
@@ -942,11 +937,11 @@ def _best_trade(c: Any, s: Any, gas_price_quote: float) -> tuple[int, int, float
         crossed = s.route_crossed[rank]
         fee = c.loan_fee[lender]
         if fee > 0.0:
-            _, quote_in, quote_out, crossed = size_route(c, s.sqrt_price, s.scale, s.range_index, buy, sell, fee)
+            _, quote_in, quote_out, crossed = size_route(c, s, buy, sell, fee)
             profit = quote_out - quote_in * (1.0 + fee)
         if quote_in > s.lender_available[lender]:
             quote_in = s.lender_available[lender]
-            quote_out, _ = quote_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
+            quote_out, _ = quote_cycle(c, s, buy, sell, quote_in)
             profit = quote_out - quote_in * (1.0 + fee)
         profit -= _cycle_gas(c, buy, sell, crossed, c.loan_gas[lender]) * gas_price_quote + c.data_fee_quote
         if profit > best[4]:
@@ -1075,7 +1070,7 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         else:
             quote_in = min(quote_in, s.lender_available[lender])
             loan_fee, loan_gas = c.loan_fee[lender], c.loan_gas[lender]
-        quote_out, _ = quote_cycle(c, s.sqrt_price, s.scale, s.range_index, buy, sell, quote_in)
+        quote_out, _ = quote_cycle(c, s, buy, sell, quote_in)
         predicted = quote_out - quote_in * (1.0 + loan_fee)
         tip = max(predicted, 0.0) * decision[2]
         minimum_profit = max(predicted, 0.0) * (1.0 - decision[3])
@@ -1093,8 +1088,10 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
 
     # hindsight: first in the block at the least bid that wins, or what is left after the rivals
     private_u, public_u, private_race, public_race = uniform4(s.seed, s.episode, s.block, _SUBMIT)
-    private_noise = race_key(1.0, c.ordering_noise, private_race)
-    public_noise = race_key(1.0, c.ordering_noise, public_race)
+    private_noise, public_noise = 1.0, 1.0
+    if rivals:
+        private_noise = race_key(1.0, c.ordering_noise, private_race)
+        public_noise = race_key(1.0, c.ordering_noise, public_race)
     private_ok = private_u < c.private_inclusion
     public_ok = public_u < c.public_inclusion
     first_buy, first_sell, first_in, first_lender, first_profit = _best_trade(c, s, gas_price_quote)
@@ -1110,9 +1107,9 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         if rivals and first_profit > 0.0 and (private_ok or public_ok):
             _save_pools(s)
             if private_key > 0.0:
-                _rival_trades(c, s, gas_price_quote)
+                _rival_trades(c, s, gas_price_quote, _SEEN)
             if public_key > 0.0 and not private_ok:
-                _rival_trades(c, s, gas_price_quote)
+                _rival_trades(c, s, gas_price_quote, private_key == 0.0)
             _see_routes(c, s)
             left_buy, left_sell, left_in, left_lender, left_profit = _best_trade(c, s, gas_price_quote)
             _restore_pools(s)
@@ -1134,11 +1131,15 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
     in_private = attempting and not public and not refused and private_ok
     if in_private and (private_key == 0.0 or tip * private_noise > private_key):
         done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
-    if private_key > 0.0 and _rival_trades(c, s, gas_price_quote):
+    seen = not hindsight and not done  # nothing has traded since the routes were found
+    if private_key > 0.0 and _rival_trades(c, s, gas_price_quote, seen):
         rival_landed = True
+        seen = False
     if not done and rivals and in_private:
         if not hindsight:
-            _see_routes(c, s)
+            if not seen:
+                _see_routes(c, s)
+                seen = True
             _, _, _, _, left_profit = _best_trade(c, s, gas_price_quote)
             oracle_profit = max(oracle_profit, left_profit)
         done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
@@ -1146,11 +1147,13 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
     # 3. the public mempool
     in_public = public and not refused and public_ok
     ahead_of_rival = in_public and (public_key == 0.0 or tip * public_noise > public_key)
-    if in_public and not ahead_of_rival and public_key > 0.0 and _rival_trades(c, s, gas_price_quote):
+    if in_public and not ahead_of_rival and public_key > 0.0 and _rival_trades(c, s, gas_price_quote, seen):
         rival_landed = True
+        seen = False
     if in_public:
         if rivals and not hindsight:
-            _see_routes(c, s)
+            if not seen:
+                _see_routes(c, s)
             _, _, _, _, left_profit = _best_trade(c, s, gas_price_quote)
             oracle_profit = max(oracle_profit, left_profit)
         attack, back = 0.0, 0.0
@@ -1158,13 +1161,14 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         if attack_u < c.sandwich_probability and not hindsight:
             attack = _sandwich(c, s, buy, sell, quote_in, loan_fee, minimum_profit, gas_price_quote)
         if attack > 0.0:
-            back = swap_buy(c, s.sqrt_price, s.scale, s.range_index, buy, attack)
+            back = swap_buy(c, s, buy, attack)
             info[_SANDWICHED] = 1.0
         done = _take(c, s, buy, sell, quote_in, loan_fee, loan_gas, minimum_profit, tip, gas_price_quote, info)
         if attack > 0.0:
-            swap_sell(c, s.sqrt_price, s.scale, s.range_index, buy, back)
+            swap_sell(c, s, buy, back)
         s.sandwiched += 0.1 * (info[_SANDWICHED] - s.sandwiched)
-    if public_key > 0.0 and (not in_public or ahead_of_rival) and _rival_trades(c, s, gas_price_quote):
+    seen = seen and not done and not in_public
+    if public_key > 0.0 and (not in_public or ahead_of_rival) and _rival_trades(c, s, gas_price_quote, seen):
         rival_landed = True
 
     # what it cost
@@ -1234,10 +1238,10 @@ def _after_block(c: Any, s: Any) -> None:
     draws = uniform4(s.seed, s.episode, block, _INFORMED)
     for k in range(c.pool_count):
         if c.kind[k] == REFERENCE:
-            set_price(c, s.sqrt_price, s.range_index, k, s.price)
+            set_price(c, s, k, s.price)
             s.scale[k] = 0.5 * c.pool_tvl[k] / s.sqrt_price[k]
         elif draws[k] < c.informed_probability:
-            arbitrage_to(c, s.sqrt_price, s.scale, s.range_index, k, s.price)
+            arbitrage_to(c, s, k, s.price)
     log_typical = math.log(c.base_fee_gwei)
     s.log_demand += c.demand_reversion * (log_typical - s.log_demand) + c.demand_sd * demand_z
     s.fullness = block_fullness(
@@ -1287,7 +1291,7 @@ def _replay_row(world: World, s: Any) -> None:
         recorded = world.tape[row, 2 + 3 * k]
         s.scale[k] = world.tape[row, 3 + 3 * k]
         if c.kind[k] == REFERENCE:
-            set_price(c, s.sqrt_price, s.range_index, k, recorded)
+            set_price(c, s, k, recorded)
             continue
         now = 1.0 / math.sqrt(recorded)
         own_impact = 1.0 / s.sqrt_price[k] - 1.0 / math.sqrt(world.tape[row - 1, 2 + 3 * k])

@@ -42,7 +42,7 @@ def race_key(bid: float, noise: float, uniform: float) -> float:
     """
     if noise <= 0.0:
         return bid
-    return bid * math.pow(-math.log(uniform), -noise)
+    return bid * math.exp(-noise * math.log(-math.log(uniform)))
 
 
 @kernel

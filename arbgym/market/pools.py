@@ -1,9 +1,10 @@
 """Trades on a set of pools held as arrays: what every environment with pools does to them.
 
-A pool set is read-only tables (``PoolTables``, one row per pool) and a state of three arrays per environment: ``sqrt_price``
-(sqrt of quote per base), ``scale`` (liquidity per unit of table depth) and ``range_index``. Amounts include the pool's fee
-unless a name says net. In a constant-product pool the fee stays in the reserves and grows the liquidity; in a concentrated
-pool it leaves the price curve (Uniswap V2 and V3 whitepapers). A reference pool is a V3-like pool that its owner reprices.
+A pool set is read-only tables (``PoolTables``, one row per pool) and a state record with an entry per pool in three
+fields: ``sqrt_price`` (sqrt of quote per base), ``scale`` (liquidity per unit of table depth) and ``range_index``.
+Amounts include the pool's fee unless a name says net. In a constant-product pool the fee stays in the reserves and
+grows the liquidity; in a concentrated pool it leaves the price curve (Uniswap V2 and V3 whitepapers). A reference
+pool is a V3-like pool that its owner reprices.
 """
 
 from __future__ import annotations
@@ -69,14 +70,12 @@ def pool_tables(
 
 
 @kernel
-def quote_buy(
-    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float
-) -> tuple[float, float, float, int]:
+def quote_buy(pools: Any, state: Any, k: int, quote_in: float) -> tuple[float, float, float, int]:
     """Pay quote into pool k: (base out, new sqrt price, new scale, new range); changes nothing."""
     keep = pools.keep[k]
     if pools.kind[k] == CONSTANT_PRODUCT:
-        base = scale[k] / sqrt_price[k]
-        quote = scale[k] * sqrt_price[k]
+        base = state.scale[k] / state.sqrt_price[k]
+        quote = state.scale[k] * state.sqrt_price[k]
         net = keep * quote_in
         out = base * net / (quote + net)
         base -= out
@@ -88,23 +87,21 @@ def quote_buy(
         pools.quote_below[k],
         pools.base_above[k],
         pools.ranges[k],
-        scale[k],
-        sqrt_price[k],
-        range_index[k],
+        state.scale[k],
+        state.sqrt_price[k],
+        state.range_index[k],
         keep * quote_in,
     )
-    return out, price, scale[k], index
+    return out, price, state.scale[k], index
 
 
 @kernel
-def quote_sell(
-    pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float
-) -> tuple[float, float, float, int]:
+def quote_sell(pools: Any, state: Any, k: int, base_in: float) -> tuple[float, float, float, int]:
     """Pay base into pool k: (quote out, new sqrt price, new scale, new range); changes nothing."""
     keep = pools.keep[k]
     if pools.kind[k] == CONSTANT_PRODUCT:
-        base = scale[k] / sqrt_price[k]
-        quote = scale[k] * sqrt_price[k]
+        base = state.scale[k] / state.sqrt_price[k]
+        quote = state.scale[k] * state.sqrt_price[k]
         net = keep * base_in
         out = quote * net / (base + net)
         quote -= out
@@ -116,36 +113,36 @@ def quote_sell(
         pools.quote_below[k],
         pools.base_above[k],
         pools.ranges[k],
-        scale[k],
-        sqrt_price[k],
-        range_index[k],
+        state.scale[k],
+        state.sqrt_price[k],
+        state.range_index[k],
         keep * base_in,
     )
-    return out, price, scale[k], index
+    return out, price, state.scale[k], index
 
 
 @kernel
-def swap_buy(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, quote_in: float) -> float:
+def swap_buy(pools: Any, state: Any, k: int, quote_in: float) -> float:
     """Pay quote into pool k and keep the new state; returns base out."""
-    out, sqrt_price[k], scale[k], range_index[k] = quote_buy(pools, sqrt_price, scale, range_index, k, quote_in)
+    out, state.sqrt_price[k], state.scale[k], state.range_index[k] = quote_buy(pools, state, k, quote_in)
     return out
 
 
 @kernel
-def swap_sell(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, base_in: float) -> float:
+def swap_sell(pools: Any, state: Any, k: int, base_in: float) -> float:
     """Pay base into pool k and keep the new state; returns quote out."""
-    out, sqrt_price[k], scale[k], range_index[k] = quote_sell(pools, sqrt_price, scale, range_index, k, base_in)
+    out, state.sqrt_price[k], state.scale[k], state.range_index[k] = quote_sell(pools, state, k, base_in)
     return out
 
 
 @kernel
-def arbitrage_to(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Integers, k: int, price: float) -> float:
+def arbitrage_to(pools: Any, state: Any, k: int, price: float) -> float:
     """Someone trades pool k against an outside price back to the edge of its fee band; returns net base into the pool.
 
     The band is [price * keep, price / keep]: inside it no trade pays for the fee.
     """
     keep = pools.keep[k]
-    now = sqrt_price[k] * sqrt_price[k]
+    now = state.sqrt_price[k] * state.sqrt_price[k]
     if price * keep > now:
         target = math.sqrt(price * keep)
     elif price < now * keep:
@@ -153,32 +150,30 @@ def arbitrage_to(pools: Any, sqrt_price: Floats, scale: Floats, range_index: Int
     else:
         return 0.0
     base_in, quote_in, new_price, index = move_to(
-        pools.edge[k], pools.depth[k], pools.ranges[k], scale[k], sqrt_price[k], range_index[k], target
+        pools.edge[k], pools.depth[k], pools.ranges[k], state.scale[k], state.sqrt_price[k], state.range_index[k], target
     )
     if pools.kind[k] == CONSTANT_PRODUCT:
-        base = scale[k] / sqrt_price[k] + (base_in / keep if base_in > 0.0 else base_in)
-        quote = scale[k] * sqrt_price[k] + (quote_in / keep if quote_in > 0.0 else quote_in)
-        sqrt_price[k] = math.sqrt(quote / base)
-        scale[k] = math.sqrt(quote * base)
+        base = state.scale[k] / state.sqrt_price[k] + (base_in / keep if base_in > 0.0 else base_in)
+        quote = state.scale[k] * state.sqrt_price[k] + (quote_in / keep if quote_in > 0.0 else quote_in)
+        state.sqrt_price[k] = math.sqrt(quote / base)
+        state.scale[k] = math.sqrt(quote * base)
     else:
-        sqrt_price[k] = new_price
-        range_index[k] = index
+        state.sqrt_price[k] = new_price
+        state.range_index[k] = index
     return base_in
 
 
 @kernel
-def set_price(pools: Any, sqrt_price: Floats, range_index: Integers, k: int, price: float) -> None:
+def set_price(pools: Any, state: Any, k: int, price: float) -> None:
     """The owner of pool k (or a reset) puts its price; liquidity unchanged."""
-    sqrt_price[k] = math.sqrt(price)
-    range_index[k] = find_range(pools.edge[k], pools.ranges[k], sqrt_price[k])
+    state.sqrt_price[k] = math.sqrt(price)
+    state.range_index[k] = find_range(pools.edge[k], pools.ranges[k], state.sqrt_price[k])
 
 
 @kernel
 def size_route(
     pools: Any,
-    sqrt_price: Floats,
-    scale: Floats,
-    range_index: Integers,
+    state: Any,
     buy: int,
     sell: int,
     loan_fee: float,
@@ -188,16 +183,16 @@ def size_route(
         pools.edge[buy],
         pools.depth[buy],
         pools.ranges[buy],
-        scale[buy],
-        sqrt_price[buy],
-        range_index[buy],
+        state.scale[buy],
+        state.sqrt_price[buy],
+        state.range_index[buy],
         pools.keep[buy],
         pools.edge[sell],
         pools.depth[sell],
         pools.ranges[sell],
-        scale[sell],
-        sqrt_price[sell],
-        range_index[sell],
+        state.scale[sell],
+        state.sqrt_price[sell],
+        state.range_index[sell],
         pools.keep[sell],
         loan_fee,
     )
@@ -206,80 +201,72 @@ def size_route(
 @kernel
 def quote_cycle(
     pools: Any,
-    sqrt_price: Floats,
-    scale: Floats,
-    range_index: Integers,
+    state: Any,
     buy: int,
     sell: int,
     quote_in: float,
 ) -> tuple[float, float]:
     """(quote out, base flow) of a cycle of given size; changes nothing."""
-    base, _, _, _ = quote_buy(pools, sqrt_price, scale, range_index, buy, quote_in)
-    quote_out, _, _, _ = quote_sell(pools, sqrt_price, scale, range_index, sell, base)
+    base, _, _, _ = quote_buy(pools, state, buy, quote_in)
+    quote_out, _, _, _ = quote_sell(pools, state, sell, base)
     return quote_out, base
 
 
 @kernel
 def swap_cycle(
     pools: Any,
-    sqrt_price: Floats,
-    scale: Floats,
-    range_index: Integers,
+    state: Any,
     buy: int,
     sell: int,
     quote_in: float,
 ) -> tuple[float, float, int]:
     """Execute a cycle: (quote out, base flow, range ends crossed)."""
-    before = range_index[buy] - range_index[sell]
-    base = swap_buy(pools, sqrt_price, scale, range_index, buy, quote_in)
-    quote_out = swap_sell(pools, sqrt_price, scale, range_index, sell, base)
-    return quote_out, base, range_index[buy] - range_index[sell] - before
+    before = state.range_index[buy] - state.range_index[sell]
+    base = swap_buy(pools, state, buy, quote_in)
+    quote_out = swap_sell(pools, state, sell, base)
+    return quote_out, base, state.range_index[buy] - state.range_index[sell] - before
 
 
 @kernel
 def best_routes(
     pools: Any,
     pool_count: int,
-    sqrt_price: Floats,
-    scale: Floats,
-    range_index: Integers,
-    route_buy: Integers,
-    route_sell: Integers,
-    route_quote_in: Floats,
-    route_profit: Floats,
-    route_crossed: Integers,
+    state: Any,
 ) -> None:
-    """The two most profitable two-leg cycles (before loan fee and gas), best first; profit 0 and size 0 where none."""
+    """Find the two most profitable two-leg cycles (before loan fee and gas), best first; profit 0 and size 0 where none.
+
+    Written to the state's fields route_buy, route_sell, route_quote_in, route_profit and route_crossed, two entries each.
+    """
     for rank in range(2):
-        route_buy[rank] = 0
-        route_sell[rank] = 0
-        route_quote_in[rank] = 0.0
-        route_profit[rank] = 0.0
-        route_crossed[rank] = 0
+        state.route_buy[rank] = 0
+        state.route_sell[rank] = 0
+        state.route_quote_in[rank] = 0.0
+        state.route_profit[rank] = 0.0
+        state.route_crossed[rank] = 0
     for buy in range(pool_count):
-        ask = sqrt_price[buy] * sqrt_price[buy] / pools.keep[buy]
+        ask = state.sqrt_price[buy] * state.sqrt_price[buy] / pools.keep[buy]
         for sell in range(pool_count):
-            if sell == buy or sqrt_price[sell] * sqrt_price[sell] * pools.keep[sell] <= ask:
+            if sell == buy or state.sqrt_price[sell] * state.sqrt_price[sell] * pools.keep[sell] <= ask:
                 continue
-            _, quote_in, quote_out, crossed = size_route(pools, sqrt_price, scale, range_index, buy, sell, 0.0)
+            _, quote_in, quote_out, crossed = size_route(pools, state, buy, sell, 0.0)
             profit = quote_out - quote_in
-            if profit > route_profit[0]:
-                route_buy[1] = route_buy[0]
-                route_sell[1] = route_sell[0]
-                route_quote_in[1] = route_quote_in[0]
-                route_profit[1] = route_profit[0]
-                route_crossed[1] = route_crossed[0]
-                route_buy[0] = buy
-                route_sell[0] = sell
-                route_quote_in[0] = quote_in
-                route_profit[0] = profit
-                route_crossed[0] = crossed
-            elif profit > route_profit[1]:
-                route_buy[1] = buy
-                route_sell[1] = sell
-                route_quote_in[1] = quote_in
-                route_profit[1] = profit
-                route_crossed[1] = crossed
+            if profit > state.route_profit[0]:
+                state.route_buy[1] = state.route_buy[0]
+                state.route_sell[1] = state.route_sell[0]
+                state.route_quote_in[1] = state.route_quote_in[0]
+                state.route_profit[1] = state.route_profit[0]
+                state.route_crossed[1] = state.route_crossed[0]
+                state.route_buy[0] = buy
+                state.route_sell[0] = sell
+                state.route_quote_in[0] = quote_in
+                state.route_profit[0] = profit
+                state.route_crossed[0] = crossed
+            elif profit > state.route_profit[1]:
+                state.route_buy[1] = buy
+                state.route_sell[1] = sell
+                state.route_quote_in[1] = quote_in
+                state.route_profit[1] = profit
+                state.route_crossed[1] = crossed
 
 
 def concentrated_profile(
