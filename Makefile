@@ -6,6 +6,8 @@ RUN := $(VENV)/bin/python
 # One thread per library: the learner's small networks lose time to a second one as soon as another process is busy.
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
+# What the environment holds; CI adds cuda, to compile the kernels to PTX.
+EXTRAS ?= dev
 # pip's own range comes first in the command, so that an index with a CPU build of torch is asked for that one.
 TORCH := "torch>=2.6,<2.14"
 
@@ -33,7 +35,7 @@ conformance: $(GYM100)/.installed
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet $(TORCH) -e ".[dev]"
+	$(RUN) -m pip install --quiet $(TORCH) -e ".[$(EXTRAS)]"
 	touch $@
 
 $(GYM100)/.installed: pyproject.toml

@@ -205,6 +205,10 @@ class Drivers(NamedTuple):
 
 
 def _inlined(function: Any) -> Any:
+    """A copy of a kernel that LLVM inlines into the loop: a call would count references to every array it passes.
+
+    Measured with the kernels' own calls passing records instead of arrays: half the time of a step.
+    """
     return numba.njit(error_model="numpy", nogil=True, forceinline=True)(function.py_func)
 
 
