@@ -201,7 +201,7 @@ RUNS: dict[str, Named] = {
         agent=_recipe("agents.dqn", "DQNRecipe"),
         quick_agent={"environments": 64, "learning_starts": 2_000, "buffer": 50_000, "batch": 256},
         action="discrete",
-        steps=8_000_000,
+        steps=2_500_000,
         quick_steps=32_768,
     ),
 }
