@@ -156,6 +156,8 @@ class HistoryRule:
             start = simulator.seed + (repeat + 1) * simulator.episodes
             replace(simulator, seed=start).run(trial.decide, trial.note)
         table = np.concatenate(trial.samples)
+        if not len(table):  # the tuning span offers nothing to bid for: no history to learn from
+            return TunedRule().fit(simulator)
         steps = np.linspace(0.0, 1.0, self.cells + 1)[1:-1]
         fast_edges = np.quantile(table[:, 0], steps)
         slow_edges = np.quantile(table[:, 1], np.array([1.0, 2.0]) / 3.0)

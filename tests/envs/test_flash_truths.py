@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from arbgym.data import read_tape, sample_tape_path
 from arbgym.engine import NativeVectorEnv
 from arbgym.envs.flash import BID_SHARES, MAX_LENDERS, OBSERVATION, PRESETS, PoolConfig, preset_config
+from arbgym.evaluation import Simulator
 from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import aave_premium_raw
 
@@ -383,3 +385,12 @@ def test_a_replay_ends_with_its_tape() -> None:
         env.step_decisions(decisions(4, 0, 1, 0, 0, 0, 0))
         assert not env.terminated.any()
         assert env.truncated.all() == (step == len(tape.timestamps) - 1)
+
+
+def test_baselines_wait_where_a_tape_offers_nothing() -> None:
+    """Pools at one price for the whole tape: every rule ends up waiting, and none fails for want of samples."""
+    tape = read_tape(sample_tape_path())
+    flat = replace(tape, price=np.full_like(tape.price, 3_000.0), reference_price=np.full_like(tape.reference_price, 3_000.0))
+    simulator = Simulator(FLASH, {"feed": "replay", "tape": flat}, seed=1, episodes=8)
+    for name, baseline in simulator.make().definition.baselines().items():
+        assert not simulator.run(baseline.fit(simulator)).sums["net_profit"].any(), name
