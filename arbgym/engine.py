@@ -240,7 +240,8 @@ def _drivers(definition: Definition) -> Drivers:
 
 def _source_digest(environment_file: str) -> str:
     package = Path(__file__).parent
-    sources = [*package.glob("*.py"), *package.glob("amm/*.py"), *package.glob("market/*.py"), Path(environment_file)]
+    own = [package / f"{name}.py" for name in ("jit", "rng", "spec", "engine")]
+    sources = [*own, *package.glob("amm/*.py"), *package.glob("market/*.py"), Path(environment_file)]
     digest = hashlib.sha256()
     for source in sorted(set(sources)):
         digest.update(source.read_bytes())

@@ -193,7 +193,7 @@ RUNS: dict[str, Named] = {
         agent=_recipe("agents.ppo", "PPORecipe"),
         quick_agent={"environments": 256, "rollout_steps": 32, "minibatch": 2_048},
         action="multidiscrete",
-        steps=8_000_000,
+        steps=5_000_000,
         quick_steps=65_536,
     ),
     "dqn_flash": Named(
