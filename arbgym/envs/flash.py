@@ -64,6 +64,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arbgym.amm.ranges import Floats, constant_product_table
+from arbgym.amm.route import cycle_edge
 from arbgym.engine import Definition, config_record
 from arbgym.jit import kernel, part
 from arbgym.market.auction import equilibrium_bid, logit_normal, poisson_count, race_key
@@ -717,8 +718,7 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
         out[k] = 0.0
     out[1] = math.log1p(profit)
     if c.auction == 0 and profit > 0.0:
-        ratio = s.sqrt_price[sell] / s.sqrt_price[buy]
-        out[0] = (ratio * ratio * c.keep[buy] * c.keep[sell] - 1.0) * 1e4
+        out[0] = cycle_edge(s.sqrt_price[buy], c.keep[buy], s.sqrt_price[sell], c.keep[sell]) * 1e4
         out[2] = math.log1p(s.route_quote_in[0])
         out[3] = s.route_crossed[0]
         lender = _cheapest_lender(c, s, buy, s.route_quote_in[0], gas_price_quote)

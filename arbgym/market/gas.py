@@ -39,12 +39,6 @@ def block_fullness(log_demand_gwei: float, log_base_fee_gwei: float, response: f
 
 
 @kernel
-def gas_cost_quote(gas_used: float, gas_price_gwei: float, native_price_quote: float) -> float:
-    """Gas used times gas price, in quote currency."""
-    return gas_used * gas_price_gwei * 1e-9 * native_price_quote
-
-
-@kernel
 def log_gwei(base_fee_wei: int) -> float:
     """Natural logarithm of a base fee in gwei, at least ln 1e-9 (1 wei)."""
     return math.log(max(base_fee_wei, 1) * 1e-9)
