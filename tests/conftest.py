@@ -16,8 +16,8 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("NUMBA_THREADING_LAYER", "workqueue")
 
-# The first example of a property compiles its kernels, so no deadline per example. In CI the examples are the same in every run, so
-# that a change is judged by what it changes; elsewhere they are new each time and go on looking.
+# The first example of a property compiles its kernels, so no deadline per example. In CI the examples are the same in
+# every run, so that a change is judged by what it changes; elsewhere they are new each time and go on looking.
 settings.register_profile("arbgym", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("arbgym")
 
