@@ -293,11 +293,11 @@ def test_lenders_fees_limits_and_kinds() -> None:
     env = play(1_024, rival_counts=(0.0, 0.0, 0.0), flow_ahead_share=0.0, private_inclusion=1.0)
     paid = borrowed = 0.0
     for _ in range(30):
+        closed = env.core.batch.state["lender_available"][:, aave] == 0.0
         env.step_decisions(decisions(1_024, 1, 1, 0.01, 1.0, aave + 1, 0))
         paid += float(env.info["loan_fee"].sum())
         borrowed += float((env.info["notional"] * env.info["included"]).sum())
-        closed = env.core.batch.state["lender_available"][:, aave] == 0.0
-        assert (env.info["included"][closed & (env.info["attempted"] > 0)] >= 0.0).all()
+        assert not env.info["included"][closed].any()
     assert borrowed > 0.0 and paid == pytest.approx(5e-4 * borrowed, rel=1e-9)
     v2_only = play(1_024, rival_counts=(0.0, 0.0, 0.0), flow_ahead_share=0.0, private_inclusion=1.0)
     for _ in range(30):
@@ -375,7 +375,7 @@ def test_a_waiting_agent_meets_every_recorded_price_and_a_trade_leaves_its_mark(
             other = active.core.batch.state["sqrt_price"][:, k] ** 2
             marked += int((np.abs(other / tape.price[row, k] - 1.0) > 1e-6).sum())
         assert not idle.info["net_profit"].any()
-    assert marked > 50 and float(active.info["attempted"].sum()) >= 0.0
+    assert marked > 50
 
 
 def test_a_replay_ends_with_its_tape() -> None:
