@@ -3,7 +3,7 @@
 Rivals live in hidden persistent regimes; within a regime their number is Poisson and each bids a share of the value it sees.
 Shares are logit-normal around the regime's mean share. First-price sealed bid with n symmetric bidders and values
 U[0, 1]: b(v) = (n - 1)/n * v; all-pay (a public gas auction in which the losers still pay): b(v) = (n - 1)/n * v^n
-(Krishna, Auction Theory). Regime numbers: see ``arbgym.envs.flash``.
+(Krishna, Auction Theory). Regime numbers: see ``arbgym.market.config``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 
 from arbgym.jit import kernel
+
+MAX_RIVALS = 12
 
 
 @kernel

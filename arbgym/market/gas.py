@@ -12,8 +12,10 @@ base fee is therefore known when its parent is seen.
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from arbgym.jit import kernel
+from arbgym.jit import inner, kernel, part
+from arbgym.market.pools import CONCENTRATED
 
 WEI_PER_GWEI = 1_000_000_000
 
@@ -42,3 +44,16 @@ def block_fullness(log_demand_gwei: float, log_base_fee_gwei: float, response: f
 def log_gwei(base_fee_wei: int) -> float:
     """Natural logarithm of a base fee in gwei, at least ln 1e-9 (1 wei)."""
     return math.log(max(base_fee_wei, 1) * 1e-9)
+
+
+@part
+def leg_gas(c: Any, kind: int) -> float:
+    """Gas used by one swap in a pool of a kind, before ticks crossed."""
+    return float(c.gas_v3 if kind == CONCENTRATED else c.gas_v2)
+
+
+@inner
+def cycle_gas(c: Any, buy: int, sell: int, crossed: int, loan_gas: float) -> float:
+    """Gas used by a two-leg cycle, with its loan."""
+    legs = leg_gas(c, c.kind[buy]) + leg_gas(c, c.kind[sell])
+    return float(c.gas_overhead + legs + c.gas_per_tick * abs(crossed) + loan_gas)

@@ -10,9 +10,15 @@ flash swap 0 on top of the pool's fee. Gas is what borrowing and repaying adds t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
+
+from arbgym.jit import inner
+from arbgym.market.pools import CONCENTRATED, CONSTANT_PRODUCT
 
 ANY_POOL, V2_FIRST, V3_FIRST = 0, 1, 2
+MAX_LENDERS = 6
 
 
 @dataclass(frozen=True)
@@ -45,3 +51,57 @@ def aave_premium_raw(amount: int, premium_bps: int) -> int:
     if amount < 0 or premium_bps < 0:
         raise ValueError(f"amount = {amount}, premium_bps = {premium_bps}; accepted are integers >= 0")
     return (amount * premium_bps + 5_000) // 10_000
+
+
+FLASH_SWAPS = (
+    Lender("uniswap_v2_flash_swap", 0.0, 1e12, 0.0, V2_FIRST, "credit of the first leg's own pool"),
+    Lender("uniswap_v3_flash_swap", 0.0, 1e12, 0.0, V3_FIRST, "credit of the first leg's own pool"),
+)
+AAVE = Lender("aave_v3", 5.0, 50e6, 141_954.0, ANY_POOL, "npm @aave/core-v3 1.19.3 executed: 162,954 gas less 21,000")
+BALANCER = Lender("balancer_v2", 0.0, 20e6, 38_000.0, ANY_POOL, "docs.balancer.fi; Jeiwan/flash-loans-comparison, warm")
+MAKER = Lender("maker", 0.0, 500e6, 180_000.0, ANY_POOL, "dss-flash; gas with the DAI swap both ways: assumption")
+MORPHO = Lender("morpho_blue", 0.0, 30e6, 40_000.0, ANY_POOL, "docs.morpho.org; gas: assumption, as Balancer's singleton")
+LENDERS = (*FLASH_SWAPS, BALANCER, MORPHO, AAVE, MAKER)
+
+
+@inner
+def lender_serves(c: Any, s: Any, lender: int, buy: int) -> bool:
+    """The lender is open and lends for a route whose first leg is pool ``buy``."""
+    if s.lender_available[lender] <= 0.0:
+        return False
+    wanted = c.first_leg[lender]
+    kind = c.kind[buy]
+    return bool(wanted == 0 or (wanted == 1 and kind == CONSTANT_PRODUCT) or (wanted == 2 and kind == CONCENTRATED))
+
+
+@inner
+def cheapest_lender(c: Any, s: Any, buy: int, quote_in: float, gas_price_quote: float) -> int:
+    """The open lender that costs least in fee and gas for a loan of this size, -1 where none serves; limits count as cost."""
+    best = -1
+    best_cost = math.inf
+    for lender in range(c.lender_count):
+        if not lender_serves(c, s, lender, buy):
+            continue
+        cost = c.loan_fee[lender] * quote_in + c.loan_gas[lender] * gas_price_quote
+        if s.lender_available[lender] < quote_in:
+            cost += 1e3 * (quote_in - s.lender_available[lender])
+        if cost < best_cost:
+            best = lender
+            best_cost = cost
+    return best
+
+
+@inner
+def move_lenders(c: Any, s: Any, uniform: float) -> None:
+    """A lender may close (fully borrowed or paused) or open again; one uniform serves all, so at most one of them changes."""
+    if c.lender_close_probability <= 0.0:
+        return
+    lender = min(int(uniform * c.lender_count), c.lender_count - 1)
+    within = uniform * c.lender_count - lender
+    if c.first_leg[lender] != ANY_POOL:
+        return
+    if s.lender_available[lender] > 0.0:
+        if within < c.lender_close_probability * c.lender_count:
+            s.lender_available[lender] = 0.0
+    elif within < c.lender_open_probability * c.lender_count:
+        s.lender_available[lender] = c.lender_limit[lender]

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from arbgym.amm.ranges import Floats, RangeTable, buy_base, find_range, move_to, sell_base
 from arbgym.amm.route import size_cycle
-from arbgym.jit import kernel
+from arbgym.jit import kernel, part
 
 CONSTANT_PRODUCT, CONCENTRATED, REFERENCE = 0, 1, 2
 POOL_KINDS = ("v2", "v3", "reference")
+MAX_POOLS = 4
 
 Integers = NDArray[np.int64]
 
@@ -267,6 +268,24 @@ def best_routes(
                 state.route_quote_in[1] = quote_in
                 state.route_profit[1] = profit
                 state.route_crossed[1] = crossed
+
+
+@part
+def save_pools(state: Any) -> None:
+    """Remember every pool's state in the fields ``saved_*``."""
+    for k in range(MAX_POOLS):
+        state.saved_sqrt_price[k] = state.sqrt_price[k]
+        state.saved_scale[k] = state.scale[k]
+        state.saved_range_index[k] = state.range_index[k]
+
+
+@part
+def restore_pools(state: Any) -> None:
+    """Back to what ``save_pools`` remembered."""
+    for k in range(MAX_POOLS):
+        state.sqrt_price[k] = state.saved_sqrt_price[k]
+        state.scale[k] = state.saved_scale[k]
+        state.range_index[k] = state.saved_range_index[k]
 
 
 def concentrated_profile(

@@ -15,6 +15,8 @@ import math
 
 from arbgym.jit import kernel
 
+SECONDS_PER_DAY = 86_400.0
+
 
 @kernel
 def log_price_step(

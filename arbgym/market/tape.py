@@ -17,14 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from arbgym.market.pools import POOL_KINDS
+from arbgym.market.pools import MAX_POOLS, POOL_KINDS
 
 Floats = NDArray[np.float64]
 
 # columns of ``Tape.array()``: the shared ones, then pool k's at POOLS + 3 * k + PRICE, LIQUIDITY, FLOW_BASE
 REFERENCE_PRICE, BASE_FEE_GWEI, POOLS = 0, 1, 2
 PRICE, LIQUIDITY, FLOW_BASE = 0, 1, 2
-MAX_POOLS = 4
 LEAST_ROWS = 32
 _MOST_JUMP = 2.0  # a price that more than doubles or halves within a row is refused
 _MOST_FLOW = 0.9  # net flow as a share of the pool's virtual base

@@ -11,8 +11,9 @@ import pytest
 
 from arbgym.data import read_tape, sample_tape_path
 from arbgym.engine import NativeVectorEnv
-from arbgym.envs.flash import BID_SHARES, MAX_LENDERS, OBSERVATION, PRESETS, PoolConfig, preset_config
+from arbgym.envs.flash import BID_SHARES, MAX_LENDERS, OBSERVATION, PRESETS, preset_config
 from arbgym.evaluation import Simulator
+from arbgym.market.config import PoolConfig
 from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import aave_premium_raw
 
