@@ -769,7 +769,7 @@ def _after_block(c: Any, s: Any) -> None:
             set_price(c, s, k, s.price)
             s.scale[k] = 0.5 * c.pool_tvl[k] / s.sqrt_price[k]
         elif draws[k] < c.informed_probability:
-            arbitrage_to(c, s, k, s.price)
+            arbitrage_to(c, s, k, s.price, s.price)
     next_fees(c, s, fullness_z, demand_z)
     move_regime(c, s, regime_u, lender_u)
 

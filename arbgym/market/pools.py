@@ -137,17 +137,18 @@ def swap_sell(pools: Any, state: Any, k: int, base_in: float) -> float:
 
 
 @kernel
-def arbitrage_to(pools: Any, state: Any, k: int, price: float) -> float:
-    """Someone trades pool k against an outside price back to the edge of its fee band; returns net base into the pool.
+def arbitrage_to(pools: Any, state: Any, k: int, bid: float, ask: float) -> float:
+    """Someone trades pool k against an outside market back to the edge of the no-trade band; returns net base into the pool.
 
-    The band is [price * keep, price / keep]: inside it no trade pays for the fee.
+    The outside market buys base at ``bid`` and sells it at ``ask``, quote per base, so the band of the pool's price is
+    [bid * keep, ask / keep]: inside it no trade pays for the fees.
     """
     keep = pools.keep[k]
     now = state.sqrt_price[k] * state.sqrt_price[k]
-    if price * keep > now:
-        target = math.sqrt(price * keep)
-    elif price < now * keep:
-        target = math.sqrt(price / keep)
+    if bid * keep > now:
+        target = math.sqrt(bid * keep)
+    elif ask < now * keep:
+        target = math.sqrt(ask / keep)
     else:
         return 0.0
     base_in, quote_in, new_price, index = move_to(
@@ -162,6 +163,30 @@ def arbitrage_to(pools: Any, state: Any, k: int, price: float) -> float:
         state.sqrt_price[k] = new_price
         state.range_index[k] = index
     return base_in
+
+
+@kernel
+def size_against(pools: Any, state: Any, k: int, price: float) -> tuple[float, float, int]:
+    """Largest trade of pool k that pays against an outside price: (base from the pool, quote to the pool, range ends crossed).
+
+    Amounts include the pool's fee; both are negative where base is sold to the pool, and 0 inside the band. It brings the pool's
+    price net of its fee to the outside price, where the profit base * price - quote is largest.
+    """
+    keep = pools.keep[k]
+    now = state.sqrt_price[k] * state.sqrt_price[k]
+    if price * keep > now:
+        target = math.sqrt(price * keep)
+    elif price < now * keep:
+        target = math.sqrt(price / keep)
+    else:
+        return 0.0, 0.0, 0
+    base_in, quote_in, _, index = move_to(
+        pools.edge[k], pools.depth[k], pools.ranges[k], state.scale[k], state.sqrt_price[k], state.range_index[k], target
+    )
+    crossed = index - state.range_index[k]
+    if base_in > 0.0:
+        return -base_in / keep, quote_in, crossed
+    return -base_in, quote_in / keep, crossed
 
 
 @kernel
