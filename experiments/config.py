@@ -204,6 +204,22 @@ RUNS: dict[str, Named] = {
         steps=2_500_000,
         quick_steps=32_768,
     ),
+    "ppo_cross": Named(
+        environment="ArbCross-v0",
+        agent=_recipe("agents.ppo", "PPORecipe"),
+        quick_agent={"environments": 256, "rollout_steps": 32, "minibatch": 2_048},
+        action="multidiscrete",
+        steps=8_000_000,
+        quick_steps=65_536,
+    ),
+    "dqn_cross": Named(
+        environment="ArbCross-v0",
+        agent=_recipe("agents.dqn", "DQNRecipe"),
+        quick_agent={"environments": 64, "learning_starts": 2_000, "buffer": 50_000, "batch": 256},
+        action="discrete",
+        steps=2_500_000,
+        quick_steps=32_768,
+    ),
 }
 
 

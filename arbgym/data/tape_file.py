@@ -9,11 +9,17 @@ under the schema metadata key ``arbgym.tape``, in CSV in the first line after ``
 
 ``timestamp`` is when a row is known, the end of its step: a date, ISO 8601 text or Unix seconds. ``filled`` (optional) lists
 the rows that hold a missing moment of the source, taken as one without a trade.
+
+A tape too large to hold in memory many times over is a folder ``NAME.tape`` of two NumPy arrays and that JSON object
+(``rows.npy``: float64 (T, 2 + 3 K) as ``Tape.array`` lays it out; ``timestamps.npy``: int64 (T,), Unix seconds; ``tape.json``).
+It is mapped, not read: every environment of a batch, and every process, shares the same pages.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"arbgym.tape"
+MAPPED = ".tape"
 _UNITS = {
     "timestamp": "UTC",
     "reference_price": "quote per base",
@@ -41,6 +48,8 @@ _HOW_TO = "build a tape with python -m arbgym.data tape"
 def read_tape(path: str | Path) -> Tape:
     """Read and check a tape. Raises TapeError naming the file, the row (first data row is 0), the column and the rule."""
     path = Path(path)
+    if path.suffix == MAPPED:
+        return _read_mapped(path)
     check_file(path)
     try:
         frame, described = _parquet(path) if path.suffix == ".parquet" else _csv(path)
@@ -51,18 +60,8 @@ def read_tape(path: str | Path) -> Tape:
 
 def tape_from_frame(frame: pd.DataFrame, described: dict[str, Any]) -> Tape:
     """A tape from a pandas table and its JSON description. Raises TapeError."""
-    if described.get("version") != FORMAT_VERSION:
-        raise TapeError(f"format version {described.get('version')!r}; accepted is {FORMAT_VERSION}")
-    for key in ("pools", "step_seconds"):
-        if key not in described:
-            raise TapeError(f"the description lacks {key!r}; accepted is an object with version, step_seconds, pools")
-    step = described["step_seconds"]
-    if isinstance(step, bool) or not isinstance(step, int):
-        raise TapeError(f"step_seconds = {step!r}; accepted are whole seconds")
-    filled = described.get("filled", [])
-    if not isinstance(filled, list) or not all(isinstance(time, int) for time in filled):
-        raise TapeError(f"filled = {filled!r}; accepted is a list of times in Unix seconds")
-    pools = _pools(described["pools"])
+    words = _words(described)
+    pools = words["pools"]
     wanted = ["timestamp", "reference_price", "base_fee_gwei"]
     wanted += [f"{pool.name}.{part}" for pool in pools for part in ("price", "liquidity", "flow_base")]
     for name in wanted:
@@ -75,27 +74,47 @@ def tape_from_frame(frame: pd.DataFrame, described: dict[str, Any]) -> Tape:
         return np.stack([values[f"{pool.name}.{part}"] for pool in pools], axis=1)
 
     return Tape(
-        pools=pools,
         timestamps=times,
         reference_price=values["reference_price"],
         base_fee_gwei=values["base_fee_gwei"],
         price=stacked("price"),
         liquidity=stacked("liquidity"),
         flow_base=stacked("flow_base"),
-        step_seconds=step,
-        base=str(described.get("base", "base")),
-        quote=str(described.get("quote", "quote")),
-        source=str(described.get("source", "")),
-        filled=tuple(filled),
+        **words,
     )
 
 
+def _words(described: dict[str, Any]) -> dict[str, Any]:
+    """What the description says of a tape, checked: the arguments of ``Tape`` that are no columns."""
+    if described.get("version") != FORMAT_VERSION:
+        raise TapeError(f"format version {described.get('version')!r}; accepted is {FORMAT_VERSION}")
+    for key in ("pools", "step_seconds"):
+        if key not in described:
+            raise TapeError(f"the description lacks {key!r}; accepted is an object with version, step_seconds, pools")
+    step = described["step_seconds"]
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise TapeError(f"step_seconds = {step!r}; accepted are whole seconds")
+    filled = described.get("filled", [])
+    if not isinstance(filled, list) or not all(isinstance(time, int) for time in filled):
+        raise TapeError(f"filled = {filled!r}; accepted is a list of times in Unix seconds")
+    return {
+        "pools": _pools(described["pools"]),
+        "step_seconds": step,
+        "base": str(described.get("base", "base")),
+        "quote": str(described.get("quote", "quote")),
+        "source": str(described.get("source", "")),
+        "filled": tuple(filled),
+    }
+
+
 def write_tape(tape: Tape, path: str | Path) -> None:
-    """Write a tape as ``.parquet`` or ``.csv`` with its description and units; either reads back to the last bit."""
-    pandas = require_pandas()
+    """Write a tape as ``.parquet``, ``.csv`` or a mapped ``.tape`` folder; each reads back to the last bit.
+
+    A file that exists is replaced only once the new one is complete.
+    """
     path = Path(path)
-    if path.suffix not in (".parquet", ".csv"):
-        raise TapeError(f"suffix {path.suffix!r}; accepted are .parquet, .csv", path=str(path))
+    if path.suffix not in (".parquet", ".csv", MAPPED):
+        raise TapeError(f"suffix {path.suffix!r}; accepted are .parquet, .csv, {MAPPED}", path=str(path))
     described = {
         "version": FORMAT_VERSION,
         "base": tape.base,
@@ -107,10 +126,29 @@ def write_tape(tape: Tape, path: str | Path) -> None:
     }
     if tape.filled:
         described["filled"] = list(tape.filled)
+    text = json.dumps(described, sort_keys=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.suffix == MAPPED:
+            _write_mapped(tape, text, beside)
+            if path.is_dir():
+                shutil.rmtree(path)
+        else:
+            _write_table(tape, text, beside, path.suffix)
+        beside.replace(path)
+    finally:
+        if beside.is_dir():
+            shutil.rmtree(beside)
+        else:
+            beside.unlink(missing_ok=True)
+
+
+def _write_table(tape: Tape, text: str, path: Path, suffix: str) -> None:
+    pandas = require_pandas()
     times = pandas.to_datetime(tape.timestamps, unit="s", utc=True)
     frame = pandas.DataFrame({"timestamp": times, **tape.columns()})
-    text = json.dumps(described, sort_keys=True)
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         import pyarrow
         from pyarrow import parquet
 
@@ -122,6 +160,32 @@ def write_tape(tape: Tape, path: str | Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(f"# {text}\n")
         frame.to_csv(file, index=False, lineterminator="\n")
+
+
+def _write_mapped(tape: Tape, text: str, folder: Path) -> None:
+    folder.mkdir()
+    np.save(folder / "rows.npy", tape.array())
+    np.save(folder / "timestamps.npy", np.asarray(tape.timestamps, dtype=np.int64))
+    (folder / "tape.json").write_text(text, encoding="utf-8")
+
+
+def _read_mapped(path: Path) -> Tape:
+    """A mapped tape; its pages are loaded as they are touched, and shared."""
+    names = ("rows.npy", "timestamps.npy", "tape.json")
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise TapeError(f"lacks {missing[0]}; accepted is a folder of {', '.join(names)}", path=str(path))
+    try:
+        rows, times = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in names[:2])
+    except (ValueError, EOFError) as error:
+        raise TapeError(f"not a NumPy array ({error})", path=str(path)) from error
+    try:
+        words = _words(_described((path / "tape.json").read_bytes()))
+        if times.dtype != np.int64 or times.shape != rows.shape[:1]:
+            raise TapeError(f"timestamps {times.dtype} {times.shape}; accepted is int64 ({len(rows)},), a time for each row")
+        return Tape.from_rows(timestamps=times.view(np.ndarray), rows=rows, **words)
+    except TapeError as error:
+        raise TapeError(error.rule, error.column, error.row, str(path), error.time) from error
 
 
 def _pools(described: Any) -> tuple[TapePool, ...]:

@@ -1,11 +1,11 @@
 """ArbCross-v0: arbitrage between an exchange and pools with inventory on both sides, against rivals, gas and leg risk.
 
 Problem
-    One pair (base/quote, WETH/USDC) trades on a centralised exchange and in up to four pools on chain. When a pool's price leaves
-    the exchange's by more than its fee, whoever trades the pool back keeps the difference. The agent holds both tokens on both
-    sides. What has to be learned: which gaps to go for and how far to close them, how much of the gain to bid for inclusion against
-    rivals whose hidden mood changes, whether to hedge each trade on the exchange at once or to wait for a trade the other way,
-    and when to move inventory between the two sides.
+    One pair (base/quote, WETH/USDC) trades on a centralised exchange and in up to four pools on chain. When a pool's price
+    leaves the exchange's by more than its fee, whoever trades the pool back keeps the difference. The agent holds both tokens
+    on both sides. What has to be learned: which gaps to go for and how far to close them, how much of the gain to bid for
+    inclusion against rivals whose hidden mood changes, whether to hedge each trade on the exchange at once or to wait for a
+    trade the other way, and when to move inventory between the two sides.
 
 One step
     One step is one block (fixed slots, or exponential intervals with ``poisson_blocks``). The agent decides on what it saw at the
@@ -21,13 +21,13 @@ One step
        transit comes nearer;
     4. the agent sees the end of block n + 1.
 
-    The starting base tokens are borrowed (``borrowed_share``), so net worth does not ride on the price by itself: what does is the
-    *exposure*, the base tokens held beyond the starting ones.
+    The starting base tokens are borrowed (``borrowed_share``), so net worth does not ride on the price by itself: what does is
+    the *exposure*, the base tokens held beyond the starting ones.
 
 Actions (multidiscrete; ``discrete`` enumerates the flat values, ``continuous`` is a box in [-1, 1]^5)
     see ``ACTION`` below or ``python -m arbgym info ArbCross-v0``: act, size_share, tip_share, tolerance, hedge_share. ``buy`` and
-    ``sell`` name what is done on chain, in the pool that pays most for it; ``flash_arb`` closes a gap between two pools within one
-    transaction, funded by the cheapest flash loan; ``rebalance`` sends inventory to where it started.
+    ``sell`` name what is done on chain, in the pool that pays most for it; ``flash_arb`` closes a gap between two pools within
+    one transaction, funded by the cheapest flash loan; ``rebalance`` sends inventory to where it started.
 
 Observations
     see ``OBSERVATION`` below or ``python -m arbgym info ArbCross-v0``: name, unit, scale, range, meaning.
@@ -38,8 +38,8 @@ Reward
     ``oracle_profit``, the most that hindsight about rivals, inclusion and order flow (not about prices) could have made.
 
 Episode end
-    ``terminated`` after ``episode_blocks`` blocks (a session; the share left is observed), once net worth has fallen by
-    ``ruin_share`` of the starting worth, or once the gas lost to reverts exceeds ``revert_budget_quote``. ``truncated`` only when
+    ``terminated`` after ``episode_blocks`` blocks (a session, which ends flat: the exposure left is traded away on the exchange at
+    its cost; the share left is observed), once net worth has fallen by ``ruin_share`` of the starting worth, or once the gas lost to reverts exceeds ``revert_budget_quote``. ``truncated`` only when
     a recorded tape ends first.
 
 Arguments
@@ -51,9 +51,9 @@ Baselines
     wait, rule, tuned_band, tuned_rule and oracle: see ``arbgym.envs.cross_baselines``.
 
 Sources
-    arXiv 2208.06046, 2305.14604, 2505.05113 (arbitrage profit with fees: the truth of preset ``lvr``); arXiv 2507.13023 (CEX-DEX searchers);
-    Avellaneda and Stoikov 2008 (reservation price under inventory); gas: executions of the real contracts (V2 swap 88.5k, V3 swap
-    100k with no tick crossed, 21.4k per tick). Exchange: ``arbgym.market.exchange``. Rivals: ``arbgym.market.searchers``.
+    arXiv 2208.06046, 2305.14604, 2505.05113 (arbitrage profit with fees: the truth of preset ``lvr``); arXiv 2507.13023
+    (CEX-DEX searchers); Avellaneda and Stoikov 2008 (reservation price under inventory); gas: executions of the real contracts
+    (V2 swap 88.5k, V3 swap 100k with no tick crossed, 21.4k per tick). Exchange: ``arbgym.market.exchange``. Rivals: ``arbgym.market.searchers``.
 
 Versions
     v0: first.
@@ -90,9 +90,9 @@ from arbgym.market.block import (
     take_price,
 )
 from arbgym.market.chain import CHAINS
-from arbgym.market.config import MarketConfig, PoolConfig, choose, market_values, require
+from arbgym.market.config import MarketConfig, PoolConfig, choose, market_values, require, tape_rows
 from arbgym.market.exchange import cost_rate, depth_quote, fill, order_cost
-from arbgym.market.gas import cycle_gas, leg_gas, log_gwei
+from arbgym.market.gas import cycle_gas, leg_gas
 from arbgym.market.lender import AAVE, BALANCER, FLASH_SWAPS, Lender, cheapest_lender
 from arbgym.market.pools import (
     CONCENTRATED,
@@ -107,6 +107,7 @@ from arbgym.market.pools import (
     swap_cycle,
     swap_sell,
 )
+from arbgym.market.price import SECONDS_PER_DAY
 from arbgym.market.searchers import rival_bids, rival_takes_cycle, see_bid
 from arbgym.rng import uniform4
 from arbgym.spec import Choice, Field
@@ -125,7 +126,6 @@ class CrossConfig(MarketConfig):
     pools: tuple[PoolConfig, ...] = (
         PoolConfig("v3", 500.0, 20e6, 120.0),
         PoolConfig("v2", 3_000.0, 40e6),
-        PoolConfig("v3", 3_000.0, 10e6, 300.0, 60.0, 30),
     )
     rival_counts: tuple[float, float, float] = (2.0, 3.0, 4.0)
     trade_probability: float = 0.35  # of a noise trade per pool and block
@@ -250,7 +250,7 @@ def _observation() -> tuple[Field, ...]:
         Field("gas_share", "1", 1.0, 0.0, 4.0, "gas cost over the profit of the most profitable of the three"),
         Field("ticks_crossed", "1", 4.0, 0.0, 4.0, "range ends it crosses"),
         Field("exchange_cost", "bps", 5.0, 0.0, 10.0, "taker fee and half the spread now"),
-        Field("log_depth", "ln quote", 10.0, 0.0, 3.0, "top of the exchange's book now"),
+        Field("depth", "1", 1.0, 0.0, 1.0, "top of the exchange's book now over its quiet size"),
         Field("depth_share", "1", 1.0, 0.0, 4.0, "notional of the most profitable side over the top of book"),
         Field("chain_base", "1", 1.0, 0.0, 4.0, "base on chain over what all base was at the start"),
         Field("chain_quote", "1", 1.0, 0.0, 4.0, "quote on chain over what all quote was at the start"),
@@ -260,19 +260,18 @@ def _observation() -> tuple[Field, ...]:
         Field("transit_quote", "1", 1.0, -2.0, 2.0, "quote in transit, + to the chain, over what all quote was at the start"),
         Field("transit_left", "1", 1.0, 0.0, 1.0, "share of the transfer time left"),
         Field("exposure", "1", 0.25, -8.0, 8.0, "base held beyond the start, over what all base was at the start"),
-        Field("log_exposure", "ln(1 + quote)", 10.0, -2.0, 2.0, "value of the exposure, with its sign"),
         Field("health", "1", 0.05, -5.0, 5.0, "net worth over its start, less 1"),
         Field("drawdown", "1", 0.05, 0.0, 5.0, "fall of net worth from its peak, over the start"),
         Field("volatility", "bps per block", 5.0, 0.0, 10.0, "moving average of absolute log returns of the exchange price"),
         Field("return", "bps", 5.0, -10.0, 10.0, "last log return of the exchange price"),
         Field("log_base_fee", "ln gwei", 5.0, -3.0, 3.0, "base fee of the next block"),
-        Field("gas_percentile", "1", 1.0, 0.0, 1.0, "where the base fee stands among its recent values"),
+        Field("gas_percentile", "1", 1.0, 0.0, 1.0, "where the base fee stands among its recent values (Student t, 2 degrees)"),
         Field("fullness", "1", 1.0, 0.0, 1.0, "gas used by the last block over its limit"),
         Field("bid_last", "1", 1.0, 0.0, 2.0, "best rival bid last seen, as a share of that gap's profit"),
         Field("bid_fast", "1", 1.0, 0.0, 2.0, "moving average of seen bid shares, weight 0.4"),
         Field("bid_slow", "1", 1.0, 0.0, 2.0, "moving average of seen bid shares, weight 0.1"),
         Field("bid_spread", "1", 1.0, 0.0, 2.0, "moving average of absolute deviations from bid_slow, weight 0.1"),
-        Field("bid_age", "ln(1 + blocks)", 4.0, 0.0, 2.0, "blocks since a bid was seen"),
+        Field("bid_freshness", "1", 1.0, 0.0, 1.0, "1 / (1 + blocks since a bid was seen)"),
         Field("rivals_seen", "count", 4.0, 0.0, 4.0, "moving average of rival transactions seen per gap, weight 0.2"),
         Field("won", "flag", 1.0, 0.0, 1.0, "own on-chain leg filled in the last block"),
         Field("dropped", "flag", 1.0, 0.0, 1.0, "own on-chain leg was dropped in the last block"),
@@ -283,7 +282,7 @@ def _observation() -> tuple[Field, ...]:
     for k in range(MAX_POOLS):
         rows.append(Field(f"gap_{k}", "bps", 20.0, -10.0, 10.0, f"price of pool {k} over the exchange's mid, less 1"))
     for k in range(MAX_POOLS):
-        rows.append(Field(f"liquidity_{k}", "ln(1 + quote)", 10.0, 0.0, 2.5, f"notional that moves pool {k} by 10 bps"))
+        rows.append(Field(f"liquidity_{k}", "1", 1.0, 0.0, 10.0, f"notional moving pool {k} by 10 bps, over the top of book"))
     return tuple(rows)
 
 
@@ -429,16 +428,19 @@ def build_world(config: CrossConfig, tape: Tape | None = None) -> World:
     With a tape, its pools replace the configured ones, its reference price is the exchange's, its rows are the blocks. Pools of
     kind reference are no pools here and are left out; they have to come last.
     """
+    block_s = config.chain.block_time_s if tape is None else float(tape.step_seconds)
+    typical = config.volatility_per_sqrt_day * math.sqrt(block_s / SECONDS_PER_DAY) * math.sqrt(2.0 / math.pi)
     values = market_values(config, tape) | {"log_utility": config.utility == "log"}
+    values |= {"typical_volatility": typical, "block_time_s": block_s}
     if tape is None:
-        return World(config_record(values), np.zeros((1, 1)))
+        return World(config_record(values), tape_rows(tape))
     traded = [pool.kind != "reference" for pool in tape.pools]
     count = sum(traded)
     if not count or not all(traded[:count]):
         kinds = ", ".join(pool.kind for pool in tape.pools)
         raise ValueError(f"tape: pools of kinds {kinds}; accepted is at least one v2 or v3 pool, those of kind reference last")
-    values |= {"pool_count": count, "block_time_s": float(tape.step_seconds)}
-    return World(config_record(values), tape.array())
+    values["pool_count"] = count
+    return World(config_record(values), tape_rows(tape))
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
@@ -458,7 +460,7 @@ def reset(world: World, s: Any) -> None:
     s.worth = c.chain_quote + c.exchange_quote + (1.0 - c.borrowed_share) * s.start_base * s.price
     s.start_worth = s.worth
     s.peak_worth = s.worth
-    s.fee_mean = log_gwei(s.base_fee_wei)
+    s.fee_mean = s.log_base_fee
     s.fee_spread = 0.1
     _see(c, s)
 
@@ -558,7 +560,7 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
         out[n] = min((gas * gas_price + c.data_fee_quote) / best_profit, 100.0)
     out[n + 1] = crossed
     out[n + 2] = cost_rate(c, s) * 1e4
-    out[n + 3] = math.log(depth)
+    out[n + 3] = depth / c.depth_quote
     out[n + 4] = notional / depth
     quote_start = c.chain_quote + c.exchange_quote
     out[n + 5] = _share(s.chain_base, s.start_base)
@@ -568,33 +570,31 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
     out[n + 9] = _share(s.transit_base, s.start_base)
     out[n + 10] = _share(s.transit_quote, quote_start)
     out[n + 11] = _share(float(s.transit_blocks), float(_transfer_blocks(c)))
-    exposure = _base_total(s) - s.start_base
-    out[n + 12] = _share(exposure, s.start_base)
-    out[n + 13] = math.copysign(math.log1p(abs(exposure) * s.price), exposure)
-    out[n + 14] = s.worth / s.start_worth - 1.0
-    out[n + 15] = (s.peak_worth - s.worth) / s.start_worth
-    out[n + 16] = s.volatility * 1e4
-    out[n + 17] = s.last_return * 1e4
-    log_fee = log_gwei(s.base_fee_wei)
-    out[n + 18] = log_fee
-    out[n + 19] = 0.5 * (1.0 + math.erf((log_fee - s.fee_mean) / (1.2533141373155 * math.sqrt(2.0) * s.fee_spread)))
-    out[n + 20] = s.fullness
-    out[n + 21] = s.bid_last
-    out[n + 22] = s.bid_fast
-    out[n + 23] = s.bid_slow
-    out[n + 24] = s.bid_spread
-    out[n + 25] = math.log1p(s.bid_age)
-    out[n + 26] = s.rivals_seen
-    out[n + 27] = s.won
-    out[n + 28] = s.dropped
-    out[n + 29] = s.reverted
-    out[n + 30] = s.own_bid
-    out[n + 31] = 1.0 - s.block / c.episode_blocks
+    out[n + 12] = _share(_base_total(s) - s.start_base, s.start_base)
+    out[n + 13] = s.worth / s.start_worth - 1.0
+    out[n + 14] = (s.peak_worth - s.worth) / s.start_worth
+    out[n + 15] = s.volatility * 1e4
+    out[n + 16] = s.last_return * 1e4
+    out[n + 17] = s.log_base_fee
+    rank = (s.log_base_fee - s.fee_mean) / (1.25 * s.fee_spread)
+    out[n + 18] = 0.5 * (1.0 + rank / math.sqrt(2.0 + rank * rank))
+    out[n + 19] = s.fullness
+    out[n + 20] = s.bid_last
+    out[n + 21] = s.bid_fast
+    out[n + 22] = s.bid_slow
+    out[n + 23] = s.bid_spread
+    out[n + 24] = 1.0 / (1.0 + s.bid_age)
+    out[n + 25] = s.rivals_seen
+    out[n + 26] = s.won
+    out[n + 27] = s.dropped
+    out[n + 28] = s.reverted
+    out[n + 29] = s.own_bid
+    out[n + 30] = 1.0 - s.block / c.episode_blocks
     for k in range(c.pool_count):
         price = s.sqrt_price[k] * s.sqrt_price[k]
         out[_GAPS + k] = (price / s.price - 1.0) * 1e4
         # sqrt price moves by 5 bps for 10 bps of price: quote = liquidity * change of sqrt price
-        out[_LIQUIDITIES + k] = math.log1p(s.scale[k] * _depth_here(c, s, k) * s.sqrt_price[k] * 5e-4)
+        out[_LIQUIDITIES + k] = s.scale[k] * _depth_here(c, s, k) * s.sqrt_price[k] * 5e-4 / c.depth_quote
 
 
 @part
@@ -606,7 +606,7 @@ def _depth_here(c: Any, s: Any, k: int) -> float:
 @inner
 def _transfer_blocks(c: Any) -> int:
     """Blocks that a transfer takes, at least 1."""
-    return max(int(math.ceil(c.transfer_s / c.block_time_s)), 1)
+    return max(math.ceil(c.transfer_s / c.block_time_s), 1)
 
 
 @part
@@ -661,7 +661,7 @@ def _arrive(s: Any) -> None:
 
 @inner
 def _rival_value(c: Any, s: Any, k: int) -> float:
-    """What pool k's gap is worth to a rival: the profit at mid, less its own exchange leg (profit grows with the edge squared)."""
+    """What pool k's gap is worth to a rival after its own exchange leg; profit grows with the square of the edge."""
     edge = _edge(c, s, k)
     cost = c.rival_cost_bps * 1e-4
     if edge <= cost:
@@ -720,7 +720,7 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
         log_filled = s.log_price + share * (log_price - s.log_price)
     else:
         log_price, dt_days = next_log_price(c, s, block, interval_u, jump_u, price_z)
-        share = min(c.latency_s / (dt_days * 86_400.0), 1.0)
+        share = min(c.latency_s / (dt_days * SECONDS_PER_DAY), 1.0)
         bridge = c.volatility_per_sqrt_day * math.sqrt(dt_days * share * (1.0 - share))
         log_filled = s.log_price + share * (log_price - s.log_price) + bridge * latency_z
     filled_price = math.exp(log_filled)
@@ -738,11 +738,13 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
         take_price(s, log_price)
         next_fees(c, s, fullness_z, demand_z)
         move_regime(c, s, regime_u, lender_u)
-    log_fee = log_gwei(s.base_fee_wei)
-    s.fee_spread += 0.02 * (max(abs(log_fee - s.fee_mean), 1e-3) - s.fee_spread)
-    s.fee_mean += 0.02 * (log_fee - s.fee_mean)
+    s.fee_spread += 0.02 * (max(abs(s.log_base_fee - s.fee_mean), 1e-3) - s.fee_spread)
+    s.fee_mean += 0.02 * (s.log_base_fee - s.fee_mean)
     _arrive(s)
     _see(c, s)
+    at_end = c.replay and s.tape_row >= world.tape.shape[0] - 1
+    if s.block >= c.episode_blocks or at_end:
+        _flatten(c, s, info)
 
     # what it made
     info[_INVENTORY_LOSS] = -((exposed + base_change) * (s.price - price) + hedge * (s.price - filled_price))
@@ -762,8 +764,17 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
     reward = (reward - info[_PENALTY]) / c.reward_scale_quote
     ruined = s.worth <= (1.0 - c.ruin_share) * s.start_worth
     terminated = s.block >= c.episode_blocks or ruined or s.revert_spent > c.revert_budget_quote
-    truncated = c.replay and s.tape_row >= world.tape.shape[0] - 1 and not terminated
-    return reward, terminated, truncated
+    return reward, terminated, at_end and not terminated
+
+
+@part
+def _flatten(c: Any, s: Any, info: Floats) -> None:
+    """A session ends flat: what exposure is left is traded away on the exchange at its cost."""
+    exposure = _base_total(s) - s.start_base
+    if abs(exposure) * s.price > 1.0:
+        filled, cost = fill(c, s, -exposure, s.price)
+        info[_EXCHANGE_COST] += cost
+        info[_HEDGED] += abs(filled) * s.price
 
 
 @part
@@ -814,18 +825,18 @@ def _trade(c: Any, s: Any, decision: Floats, hindsight: bool, filled_price: floa
     # 2. the block: trades ahead, then for every gap the best bid first
     if _flow_moved(c, s):
         _see(c, s)
-    private_u, own_u, visible_u, _ = uniform4(s.seed, s.episode, s.block, SUBMIT)
-    included = private_u < c.private_inclusion
     contest = target if target >= 0 else _largest_gap(c, s)
     s.bid_age += 1.0
+    if contest < 0:
+        return 0.0, hedge
+    private_u, own_u, visible_u, _ = uniform4(s.seed, s.episode, s.block, SUBMIT)
+    included = private_u < c.private_inclusion
     oracle_profit, oracle_target = 0.0, -1
     base_change = 0.0
     done = False
     for turn in range(c.pool_count + 1):
         # the contested gap first, then the others, the cycle last
-        k = turn
-        if contest >= 0:
-            k = contest if turn == 0 else (turn - 1 if turn <= contest else turn)
+        k = contest if turn == 0 else (turn - 1 if turn <= contest else turn)
         cycle = k == c.pool_count
         if cycle:
             value, profit = s.route_profit[0], s.route_profit[0]

@@ -89,8 +89,8 @@ from arbgym.market.block import (
     take_price,
 )
 from arbgym.market.chain import CHAINS
-from arbgym.market.config import MarketConfig, PoolConfig, choose, market_values
-from arbgym.market.gas import cycle_gas, leg_gas, log_gwei
+from arbgym.market.config import MarketConfig, PoolConfig, choose, market_values, tape_rows
+from arbgym.market.gas import cycle_gas, leg_gas
 from arbgym.market.lender import AAVE, BALANCER, FLASH_SWAPS, MAX_LENDERS, Lender, cheapest_lender, lender_serves
 from arbgym.market.pools import (
     CONSTANT_PRODUCT,
@@ -362,8 +362,10 @@ STATE = np.dtype(
 
 def build_world(config: FlashConfig, tape: Tape | None = None) -> World:
     """Numbers and tables that the kernels read. With a tape, its pools replace the configured ones."""
+    if tape is not None and len(tape.pools) < config.least_pools:
+        raise ValueError(f"tape: {len(tape.pools)} pool; accepted are {config.least_pools} or more, a cycle needs two")
     values = market_values(config, tape) | {"auction": _AUCTIONS.index(config.auction)}
-    return World(config_record(values), np.zeros((1, 1)) if tape is None else tape.array())
+    return World(config_record(values), tape_rows(tape))
 
 
 # ------------------------------------------------------------------------------------------------------------------ kernels
@@ -412,7 +414,7 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
         out[6] = 1.0 if c.kind[buy] == CONSTANT_PRODUCT else 0.0
         out[7] = 1.0 if c.kind[sell] == CONSTANT_PRODUCT else 0.0
         out[8] = s.route_profit[1] / profit
-    out[9] = log_gwei(s.base_fee_wei)
+    out[9] = s.log_base_fee
     out[10] = s.fullness
     out[11] = s.bid_last
     out[12] = s.bid_fast

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arbgym.engine import NativeVectorEnv
+from arbgym.envs.bid_table import BidTable
 from arbgym.envs.flash import ACTION, BEST, BID_SHARES, OBSERVATION, ORACLE, PRIVATE, PUBLIC
 from arbgym.evaluation import Decide, Floats, Simulator
 
@@ -141,75 +141,21 @@ class TunedRule:
         return _tuned(self.search(simulator))
 
 
-@dataclass(frozen=True)
 class HistoryRule:
-    """The tuned rule with a bid table over quantile cells of two moving averages of seen rival bids."""
-
-    cells: int = 8
-    repeats: int = 6  # sets of episodes played with random bids
+    """The tuned rule with the bid looked up from a table over past rival bids."""
 
     def fit(self, simulator: Simulator) -> Decide:
-        """Measure each cell's profit per bid with random bids, smooth over neighbouring bids, then search the thresholds."""
-        bids = np.array(BID_SHARES)
-        trial = _RandomBids(bids, np.random.default_rng(simulator.seed))
-        for repeat in range(self.repeats):
-            start = simulator.seed + (repeat + 1) * simulator.episodes
-            replace(simulator, seed=start).run(trial.decide, trial.note)
-        table = np.concatenate(trial.samples)
-        if not len(table):  # the tuning span offers nothing to bid for: no history to learn from
+        """Measure each cell's profit per bid with random bids, then search the thresholds."""
+        table = BidTable(BID_SHARES).fit(simulator, _eager, lambda rows: (raw(rows, "bid_fast"), raw(rows, "bid_slow")))
+        if table is None:  # the tuning span offers nothing to bid for: no history to learn from
             return TunedRule().fit(simulator)
-        steps = np.linspace(0.0, 1.0, self.cells + 1)[1:-1]
-        fast_edges = np.quantile(table[:, 0], steps)
-        slow_edges = np.quantile(table[:, 1], np.array([1.0, 2.0]) / 3.0)
-        fast, slow = np.searchsorted(fast_edges, table[:, 0]), np.searchsorted(slow_edges, table[:, 1])
-        profit = np.zeros((self.cells, 3, len(bids)))
-        count = np.zeros_like(profit)
-        index = (fast, slow, table[:, 2].astype(np.int64))
-        np.add.at(profit, index, table[:, 3])
-        np.add.at(count, index, 1.0)
-        best_bid = bids[_smooth(profit, count).argmax(axis=-1)]
-
-        def bid(observations: NDArray[np.float32]) -> Floats:
-            cell = np.searchsorted(fast_edges, raw(observations, "bid_fast"))
-            other = np.searchsorted(slow_edges, raw(observations, "bid_slow"))
-            looked_up: Floats = best_bid[cell, other]
-            return looked_up
-
-        return _tuned(TunedRule().search(simulator, bid), bid)
+        return _tuned(TunedRule().search(simulator, table), table)
 
 
-class _RandomBids:
-    """Bids at random where a trade may pay, and what came of it: rows of (bid_fast, bid_slow, bid index, net profit)."""
-
-    def __init__(self, bids: Floats, generator: np.random.Generator) -> None:
-        self._bids, self._generator = bids, generator
-        self._chosen = np.zeros(0, dtype=np.int64)
-        self._seen = np.zeros((0, 2))
-        self.samples: list[Floats] = []
-
-    def decide(self, observations: NDArray[np.float32]) -> Floats:
-        """A random bid for each row."""
-        self._chosen = self._generator.integers(0, len(self._bids), len(observations))
-        self._seen = np.stack([raw(observations, "bid_fast"), raw(observations, "bid_slow")], axis=1)
-        fires = (raw(observations, "log_profit") > 0.0) & (raw(observations, "gas_share") < 1.0)
-        return _decisions(len(observations), np.where(fires, BEST, 0.0), self._bids[self._chosen], PRIVATE)
-
-    def note(self, env: NativeVectorEnv, alive: NDArray[np.bool_]) -> None:
-        """Keep the attempts' outcomes."""
-        rows = alive & (env.info["attempted"] > 0.0)
-        self.samples.append(np.column_stack([self._seen[rows], self._chosen[rows], env.info["net_profit"][rows]]))
-
-
-def _smooth(profit: Floats, count: Floats) -> Floats:
-    """Mean profit per cell and bid, with sums shared with neighbouring bids (1-2-1) so that few samples do not decide."""
-
-    def shared(sums: Floats) -> Floats:
-        padded = np.pad(sums, [(0, 0), (0, 0), (1, 1)])
-        total: Floats = padded[..., :-2] + 2.0 * padded[..., 1:-1] + padded[..., 2:]
-        return total
-
-    mean: Floats = shared(profit) / np.maximum(shared(count), 1.0)
-    return mean
+def _eager(observations: NDArray[np.float32], bids: Floats) -> Floats:
+    """Tries the best route wherever it pays for its gas."""
+    fires = (raw(observations, "log_profit") > 0.0) & (raw(observations, "gas_share") < 1.0)
+    return _decisions(len(observations), np.where(fires, BEST, 0.0), bids, PRIVATE)
 
 
 BASELINES: dict[str, Any] = {

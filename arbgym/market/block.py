@@ -49,6 +49,7 @@ MARKET_STATE: list[Any] = [
     ("route_profit", "f8", (2,)),
     ("route_crossed", "i8", (2,)),
     ("base_fee_wei", "i8"),
+    ("log_base_fee", "f8"),  # ln gwei
     ("log_demand", "f8"),
     ("fullness", "f8"),
     ("regime", "i8"),
@@ -85,6 +86,7 @@ def start_market(c: Any, tape: Floats, s: Any) -> None:
         s.tape_row = min(int(start * (room + 1)), room)
         s.price = tape[s.tape_row, 0]
         s.base_fee_wei = max(int(tape[s.tape_row, 1] * 1e9), 1)
+    s.log_base_fee = log_gwei(s.base_fee_wei)
     s.log_price = math.log(s.price)
     for k in range(c.pool_count):
         if c.replay:
@@ -158,7 +160,7 @@ def next_log_price(c: Any, s: Any, block: int, interval_u: float, jump_u: float,
     dt_days = block_interval(c.block_time_s, c.poisson_blocks, interval_u) / SECONDS_PER_DAY
     log_price = log_price_step(
         s.log_price,
-        math.log(c.initial_price_quote),
+        c.log_initial_price,
         dt_days,
         c.drift_per_day,
         c.volatility_per_sqrt_day,
@@ -184,12 +186,10 @@ def take_price(s: Any, log_price: float) -> None:
 @part
 def next_fees(c: Any, s: Any, fullness_z: float, demand_z: float) -> None:
     """Gas demand and the block's fullness move on; the base fee follows EIP-1559."""
-    log_typical = math.log(c.base_fee_gwei)
-    s.log_demand += c.demand_reversion * (log_typical - s.log_demand) + c.demand_sd * demand_z
-    s.fullness = block_fullness(
-        s.log_demand, log_gwei(s.base_fee_wei), c.demand_response, c.fullness_sd * fullness_z, 1.0 / c.elasticity
-    )
+    s.log_demand += c.demand_reversion * (c.log_typical_gwei - s.log_demand) + c.demand_sd * demand_z
+    s.fullness = block_fullness(s.log_demand, s.log_base_fee, c.demand_response, c.fullness_sd * fullness_z, 1.0 / c.elasticity)
     s.base_fee_wei = next_base_fee(s.base_fee_wei, int(s.fullness * c.gas_limit), c.gas_target, c.base_fee_denominator)
+    s.log_base_fee = log_gwei(s.base_fee_wei)
 
 
 @inner
@@ -218,6 +218,7 @@ def replay_row(tape: Floats, c: Any, s: Any) -> None:
     s.log_price = math.log(price)
     s.price = price
     s.base_fee_wei = max(int(tape[row, 1] * 1e9), 1)
+    s.log_base_fee = log_gwei(s.base_fee_wei)
     for k in range(c.pool_count):
         recorded = tape[row, 2 + 3 * k]
         s.scale[k] = tape[row, 3 + 3 * k]

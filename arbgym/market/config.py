@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from arbgym.amm.ranges import constant_product_table
+from arbgym.amm.ranges import Floats, constant_product_table
 from arbgym.market.auction import MAX_RIVALS
 from arbgym.market.chain import CHAINS, Chain
 from arbgym.market.lender import LENDERS, MAX_LENDERS, Lender
@@ -226,6 +226,9 @@ def market_values(config: MarketConfig, tape: Tape | None = None) -> dict[str, A
     values |= {
         "replay": tape is not None,
         "gas_target": chain.gas_limit // chain.elasticity,
+        "log_initial_price": math.log(config.initial_price_quote),
+        "log_typical_gwei": math.log(chain.base_fee_gwei),
+        "rival_optimism": math.exp(8.0 * config.rival_value_sd),  # nobody's view of a value is higher than this many times it
         "pool_count": len(tables),
         "pool_scale": pool_scale,
         "pool_tvl": np.concatenate([tvl, np.zeros(MAX_POOLS - len(tvl))]),
@@ -237,6 +240,13 @@ def market_values(config: MarketConfig, tape: Tape | None = None) -> dict[str, A
     }
     values |= pool_tables(tables, kinds, fees, MAX_POOLS)._asdict()
     return values
+
+
+def tape_rows(tape: Tape | None) -> Floats:
+    """The rows that a replay's kernels read, (T, 2 + 3 K), or (1, 1) without a tape; read-only, as a mapped file's are."""
+    rows: Floats = np.zeros((1, 1)) if tape is None else tape.array().view()
+    rows.flags.writeable = False
+    return rows
 
 
 def _typed(value: Any, example: Any) -> Any:

@@ -6,24 +6,21 @@ A market order of ``base`` tokens at mid price p costs, beside the mid value n =
 
 that is, the marginal price slips linearly by ``impact_bps`` for each further D. The book refills by the next block. In rough
 weather books are thin: with volatility above its typical level by a factor, spread grows and depth shrinks by that factor
-(Binance ETH captures of 2024: half-spreads of 0.01 to 0.03 bps, 1 s moves 0.2 bps on a calm day and 1.2 on a wild one). Kernels take the
-configuration record ``c`` and the state record ``s``.
+(Binance ETH captures of 2024: half-spreads of 0.01 to 0.03 bps, 1 s moves of 0.2 bps on a calm day and 1.2 on a wild one).
+Kernels take the configuration record ``c`` and the state record ``s``.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from arbgym.jit import inner, part
-from arbgym.market.price import SECONDS_PER_DAY
+from arbgym.jit import inner
 
 
-@part
+@inner
 def stress(c: Any, s: Any) -> float:
-    """Recent volatility over its typical level, at least 1."""
-    typical = c.volatility_per_sqrt_day * math.sqrt(c.block_time_s / SECONDS_PER_DAY) * 0.8
-    return max(s.volatility / typical, 1.0) if typical > 0.0 else 1.0
+    """Recent volatility over its typical level (``c.typical_volatility`` per block, 0 for none), at least 1."""
+    return max(s.volatility / c.typical_volatility, 1.0) if c.typical_volatility > 0.0 else 1.0
 
 
 @inner

@@ -38,7 +38,7 @@ def rival_bids(c: Any, s: Any, value: float, gas_cost: float, public_share: floa
     """
     private_bid, private_key, public_bid, public_key = 0.0, 0.0, 0.0, 0.0
     bidding = 0
-    if value * math.exp(8.0 * c.rival_value_sd) <= gas_cost:  # nobody's 8-sigma view of the gap pays for its gas
+    if value * c.rival_optimism <= gas_cost:  # nobody's 8-sigma view of the gap pays for its gas
         return private_bid, private_key, public_bid, public_key, bidding
     count_u, _ = uniform2(s.seed, s.episode, s.block, RIVALS)
     always = min(int(c.rival_counts[s.regime]), 1)  # with a mean of one or more, somebody is always there

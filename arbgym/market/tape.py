@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ REFERENCE_PRICE, BASE_FEE_GWEI, POOLS = 0, 1, 2
 PRICE, LIQUIDITY, FLOW_BASE = 0, 1, 2
 LEAST_ROWS = 32
 _MOST_JUMP = 2.0  # a price that more than doubles or halves within a row is refused
+_CHUNK = 2**20  # rows looked at together
 _MOST_FLOW = 0.9  # net flow as a share of the pool's virtual base
 
 
@@ -86,11 +87,12 @@ class Tape:
     quote: str = "USDC"
     source: str = ""
     filled: tuple[int, ...] = ()
+    _rows: Floats | None = field(default=None, repr=False)  # what the columns are views of, where there is such an array
 
     def __post_init__(self) -> None:
         rows, count = len(self.timestamps), len(self.pools)
-        if not 2 <= count <= MAX_POOLS:
-            raise TapeError(f"{count} pools; accepted are 2 to {MAX_POOLS} (a cycle needs two)")
+        if not 1 <= count <= MAX_POOLS:
+            raise TapeError(f"{count} pools; accepted are 1 to {MAX_POOLS}")
         names = [pool.name for pool in self.pools]
         if len(set(names)) < count:
             raise TapeError(f"pools named {', '.join(names)}; accepted are different names")
@@ -103,18 +105,53 @@ class Tape:
                 raise TapeError(f"shape {getattr(self, name).shape}; accepted is {shape}", name)
         if rows < LEAST_ROWS:
             raise TapeError(f"{rows} rows; accepted are {LEAST_ROWS} or more")
-        check_times(self.timestamps, self.step_seconds)
-        for name, column in self.columns().items():
-            _check_column(name, column, self.timestamps)
-        for k, pool in enumerate(self.pools):
-            capacity = self.liquidity[:, k] / np.sqrt(self.price[:, k])
-            _refuse(
-                np.abs(self.flow_base[:, k]) > _MOST_FLOW * capacity,
-                f"{pool.name}.flow_base",
-                self.flow_base[:, k],
-                self.timestamps,
-                f"accepted is up to {_MOST_FLOW:.0%} of the base the liquidity holds in the row",
-            )
+        for start in range(0, rows, _CHUNK):  # in pieces, so that a mapped file is not copied into memory
+            self._check(max(start - 1, 0), min(start + _CHUNK, rows))
+
+    @classmethod
+    def from_rows(
+        cls,
+        pools: tuple[TapePool, ...],
+        timestamps: NDArray[np.int64],
+        rows: Floats,
+        step_seconds: int,
+        base: str = "WETH",
+        quote: str = "USDC",
+        source: str = "",
+        filled: tuple[int, ...] = (),
+    ) -> Tape:
+        """A tape whose columns are views of ``rows``, laid out as ``array()`` says; nothing is copied, so they may be a mapped file.
+
+        ``rows`` is float64 (T, 2 + 3 K) in C order. Raises TapeError as the constructor does.
+        """
+        if rows.ndim != 2 or rows.shape[1] != POOLS + 3 * len(pools) or rows.dtype != np.float64 or not rows.flags.c_contiguous:
+            raise TapeError(f"rows {rows.dtype} {rows.shape}; accepted is float64 (T, {POOLS + 3 * len(pools)}) in C order")
+        rows = rows.view(np.ndarray)
+        price, liquidity, flow = (rows[:, POOLS + part :: 3] for part in (PRICE, LIQUIDITY, FLOW_BASE))
+        words = (step_seconds, base, quote, source, filled, rows)
+        return cls(pools, timestamps, rows[:, REFERENCE_PRICE], rows[:, BASE_FEE_GWEI], price, liquidity, flow, *words)
+
+    def _check(self, start: int, stop: int) -> None:
+        """The rules on rows start to stop; the first of them is only the one above the next, unless it is the tape's first."""
+        times = self.timestamps[start:stop]
+        try:
+            check_times(times, self.step_seconds)
+            for name, column in self.columns().items():
+                _check_column(name, column[start:stop], times)
+            for k, pool in enumerate(self.pools):
+                flow = self.flow_base[start:stop, k]
+                capacity = self.liquidity[start:stop, k] / np.sqrt(self.price[start:stop, k])
+                _refuse(
+                    np.abs(flow) > _MOST_FLOW * capacity,
+                    f"{pool.name}.flow_base",
+                    flow,
+                    times,
+                    f"accepted is up to {_MOST_FLOW:.0%} of the base the liquidity holds in the row",
+                )
+        except TapeError as error:
+            if error.row is None or not start:
+                raise
+            raise TapeError(error.rule, error.column, error.row + start, error.path, error.time) from error
 
     def columns(self) -> Mapping[str, Floats]:
         """The columns by their names in a file."""
@@ -126,7 +163,12 @@ class Tape:
         return named
 
     def array(self) -> Floats:
-        """The kernels' view: float64 (T, 2 + 3 K), columns as the constants of this module say."""
+        """The kernels' view: float64 (T, 2 + 3 K), columns as the constants of this module say; to read, not to write.
+
+        A tape made ``from_rows`` hands out those rows, another one a copy.
+        """
+        if self._rows is not None:
+            return self._rows
         parts = [self.reference_price[:, None], self.base_fee_gwei[:, None]]
         parts.append(np.stack([self.price, self.liquidity, self.flow_base], axis=2).reshape(len(self.timestamps), -1))
         return np.ascontiguousarray(np.concatenate(parts, axis=1))
@@ -138,7 +180,7 @@ class Tape:
         rows = len(self.timestamps)
         chosen = slice(round(start * rows) + embargo_rows, round(end * rows))
         times = self.timestamps[chosen]
-        known = set(times.tolist())
+        known = set(np.intersect1d(np.array(self.filled, dtype=np.int64), times).tolist())
         return replace(
             self,
             timestamps=times,
@@ -148,6 +190,7 @@ class Tape:
             liquidity=self.liquidity[chosen],
             flow_base=self.flow_base[chosen],
             filled=tuple(time for time in self.filled if time in known),
+            _rows=None if self._rows is None else self._rows[chosen],
         )
 
     def flow_error_bps(self, k: int) -> Floats:
@@ -165,8 +208,8 @@ class Tape:
     @property
     def sha256(self) -> str:
         """Digest of times and values: the tape's identity in a run's provenance."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.timestamps).tobytes())
-        digest.update(self.array().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.timestamps).data)
+        digest.update(self.array().data)
         digest.update(repr((self.pools, self.step_seconds, self.base, self.quote)).encode())
         return digest.hexdigest()
 

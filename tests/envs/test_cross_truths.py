@@ -223,6 +223,18 @@ def test_transfers_take_their_time_and_lose_nothing() -> None:
     assert np.allclose(s["chain_base"][skewed], s["exchange_base"][skewed], rtol=1e-9)
 
 
+def test_a_session_ends_flat() -> None:
+    """What exposure is left at the end is traded away at its cost, whichever way the session was played."""
+    env = play(512, episode_blocks=20, rival_counts=(0.0, 0.0, 0.0))
+    for _ in range(19):
+        env.step_decisions(decisions(512, better_side(env), hedge=0.0))
+    left = np.abs(env.info["exposure"])
+    assert (left > 1_000.0).sum() > 100
+    env.step_decisions(decisions(512, HOLD, hedge=0.0))
+    assert env.terminated.all() and np.abs(env.info["exposure"]).max() < 1.0
+    assert (env.info["exchange_cost"][left > 1_000.0] > 1.5e-4 * 0.9 * left[left > 1_000.0]).all()
+
+
 def test_ruin_ends_the_episode() -> None:
     env = play(256, ruin_share=0.01, borrowed_share=0.0, volatility_per_sqrt_day=2.0, chain_quote=1e4, exchange_quote=1e4)
     ended = np.zeros(256, dtype=bool)
