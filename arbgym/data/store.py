@@ -119,11 +119,15 @@ class Store:
         kind = table_named(table)
         frame = conform(kind, rows, source="")
         with self._lock():
-            pairs = self._meeting(kind, frame)
-            for name in ("transaction_hash", "block_hash"):
-                if name in kind.names:
-                    pairs = pairs.filter((pairs[name] == pairs[f"{name}{agree.OLD}"]).fill_null(True))
+            pairs = _same_hash(kind, self._meeting(kind, frame))
             return self._rewrite(kind, agree.keys(kind, pairs))
+
+    def held(self, table: str, rows: Any) -> pl.Series:
+        """For each row whether the store has one of its key (and hash, where both tell one)."""
+        kind = table_named(table)
+        frame = conform(kind, rows, source="")
+        numbers = _same_hash(kind, self._meeting(kind, frame))[agree.NUMBER]
+        return pl.Series("held", range(len(frame)), numbers.dtype).is_in(numbers.implode())
 
     def scan(self, table: str, start: Moment | None = None, end: Moment | None = None, **equals: Any) -> pl.LazyFrame:
         """A polars LazyFrame of the rows from ``start`` up to before ``end`` (UTC) whose columns equal the values given."""
@@ -313,6 +317,13 @@ def given_back(frame: pl.DataFrame, kind: Table, as_: As) -> Any:
     if as_ == "pandas":
         return to_arrow(kind, frame).to_pandas()
     raise TapeError(f"as_ = {as_!r}; accepted are pandas, polars, arrow")
+
+
+def _same_hash(kind: Table, pairs: pl.DataFrame) -> pl.DataFrame:
+    for name in ("transaction_hash", "block_hash"):
+        if name in kind.names and name not in kind.key:
+            pairs = pairs.filter((pl.col(name) == pl.col(f"{name}{agree.OLD}")).fill_null(True))
+    return pairs
 
 
 def _read_footer(path: Path) -> _Part:

@@ -1,0 +1,300 @@
+"""Any recognised table into canonical tables, and into a store: in batches, resumable, idempotent.
+
+``to_canonical`` and ``read_table`` give frames back; ``import_file`` and ``import_batches`` write a store. A batch is appended,
+then its place is remembered, so a process that was killed goes on where it was, and what it had half written is there once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arbgym.data import files, sanity
+from arbgym.data.columns import as_polars
+from arbgym.data.needs import pl, pyarrow
+from arbgym.data.readers import Options, Reader, Rows, recognise
+from arbgym.data.readers.base import SIGN, Lookup, NoLookup
+from arbgym.data.rules import ROW, check, conform, table_named
+from arbgym.data.store import As, Store, Written, given_back
+from arbgym.market.tape import TapeError
+
+_PREFER = ("", "new", "old")
+
+
+@dataclass
+class Imported:
+    """What an import did: the format it recognised, the rows it read, and what became of them by table."""
+
+    reader: str
+    title: str
+    rows: int = 0
+    resumed_at: int = 0
+    tables: dict[str, Written] = field(default_factory=dict)
+
+
+class StoreLookup:
+    """A store's pools, tokens and blocks, read once each."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: dict[tuple[str, str], pl.DataFrame] = {}
+
+    def _cached(self, table: str, chain: str, columns: list[str]) -> pl.DataFrame:
+        if (table, chain) not in self._held:
+            found = self._store.scan(table, chain=chain).select(columns).collect()
+            self._held[table, chain] = found.unique(columns[0], keep="last")
+        return self._held[table, chain]
+
+    def decimals_of_pools(self, chain: str) -> pl.DataFrame:
+        return self._cached("pools", chain, ["pool", "decimals0", "decimals1"])
+
+    def decimals_of_tokens(self, chain: str) -> pl.DataFrame:
+        return self._cached("tokens", chain, ["address", "decimals"])
+
+    def times_of_blocks(self, chain: str, first: int, last: int) -> pl.DataFrame:
+        blocks = self._store.scan("blocks", chain=chain).filter(pl.col("block_number").is_between(first, last))
+        return blocks.select("block_number", "timestamp").collect()
+
+
+def to_canonical(
+    frame: Any, options: Options | None = None, *, reader: str | None = None, path: str = "", as_: As = "pandas"
+) -> dict[str, Any]:
+    """The canonical tables that a table (pandas, polars or Arrow) of any recognised format holds, checked.
+
+    ``options`` say what the table does not (chain, pool, decimals, venue, ...). Raises TapeError naming row, column and rule.
+    """
+    rows = as_polars(frame)
+    known = recognise(rows.columns, path, reader)
+    tables = known.read(Rows(rows, options or Options(), path))
+    memory: dict[str, Any] = {}
+    return {name: given_back(_checked(name, table, path, memory), table_named(name), as_) for name, table in tables.items()}
+
+
+def _checked(name: str, table: pl.DataFrame, path: str, memory: dict[str, Any]) -> pl.DataFrame:
+    kind = table_named(name)
+    signs = table[SIGN] if SIGN in table.columns else None
+    frame = conform(kind, table.drop(SIGN, strict=False), path, source=Path(path).name)
+    if signs is not None:
+        frame = _net(name, frame.with_columns(signs))
+        frame = frame.filter(pl.col(SIGN) > 0).drop(SIGN)
+    check(kind, frame, path)
+    sanity.check(name, frame, path, memory)
+    return frame.drop(ROW)
+
+
+def read_table(
+    path: str | Path, table: str | None = None, options: Options | None = None, *, reader: str | None = None, as_: As = "pandas"
+) -> Any:
+    """A file of any recognised format as a canonical table; ``table`` chooses where it holds several (default: the main one).
+
+    Raises TapeError naming file, row, column and rule.
+    """
+    path = Path(path)
+    lookup, memory, parts = NoLookup(), {}, []  # type: ignore[var-annotated]
+    known: Reader | None = None
+    for first, frame in files.batches(path):
+        known = known or recognise(frame.columns, str(path), reader)
+        found = known.read(Rows(frame, options or Options(), str(path), first, lookup, memory))
+        name = table or list(found)[-1]
+        if name not in found:
+            raise TapeError(f"no table {name!r} in it; accepted are {', '.join(found)}", path=str(path))
+        parts.append((name, _checked(name, found[name], str(path), memory)))
+    if not parts:
+        raise TapeError("no rows; accepted is a table with rows", path=str(path))
+    return given_back(pl.concat([frame for _, frame in parts]), table_named(parts[0][0]), as_)
+
+
+def import_file(
+    path: str | Path,
+    store: Store,
+    options: Options | None = None,
+    *,
+    reader: str | None = None,
+    prefer: str = "",
+    allow_jumps: bool = False,
+    progress: bool = False,
+) -> Imported:
+    """Import a file of any recognised format. Raises TapeError naming file, row, column and rule; rows before stay imported."""
+    path = Path(path)
+    options = options or Options()
+    source = f"{path.name} {_fingerprint(path)} {sorted(asdict(options).items())} {reader or ''}"
+    total = pyarrow.parquet.read_metadata(path).num_rows if files.kind_of(path) == ".parquet" else None
+
+    def opened(skip: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        return _ahead(files.batches(path, skip))
+
+    return _import(opened, store, source, path.name, str(path), options, reader, prefer, allow_jumps, progress, total)
+
+
+def import_batches(
+    batches: Iterable[Any],
+    store: Store,
+    source: str,
+    options: Options | None = None,
+    *,
+    reader: str | None = None,
+    prefer: str = "",
+    allow_jumps: bool = False,
+    progress: bool = False,
+) -> Imported:
+    """Import batches (Arrow, polars or pandas, all with the same columns), for instance of a database. ``source`` names them."""
+
+    def opened(skip: int) -> Iterator[tuple[int, pl.DataFrame]]:
+        first = 0
+        for batch in batches:
+            frame = as_polars(pyarrow.table(batch) if isinstance(batch, pyarrow.RecordBatch) else batch)
+            if len(frame):
+                yield first, frame
+            first += len(frame)
+
+    return _import(opened, store, None, source, source, options or Options(), reader, prefer, allow_jumps, progress, None)
+
+
+def _import(
+    opened: Any,
+    store: Store,
+    resumable: str | None,
+    source: str,
+    path: str,
+    options: Options,
+    reader: str | None,
+    prefer: str,
+    allow_jumps: bool,
+    progress: bool,
+    total: int | None,
+) -> Imported:
+    if prefer not in _PREFER:
+        raise TapeError(f"prefer = {prefer!r}; accepted are new, old or nothing")
+    held = (store.progress(resumable) if resumable else None) or {}
+    skip, memory = int(held.get("rows", 0)), dict(held.get("memory", {}))
+    lookup: Lookup = StoreLookup(store)
+    known: Reader | None = None
+    done = Imported("", "", resumed_at=skip)
+    with _bar(source, total, skip, progress) as bar:
+        for first, frame in opened(skip):
+            if known is None:
+                known = recognise(frame.columns, path, reader)
+                done.reader, done.title = known.name, known.title
+            tables = known.read(Rows(frame, options, path, first, lookup, memory))
+            for name, table in tables.items():
+                written = _append(store, name, table, source, path, prefer, allow_jumps, memory)
+                done.tables[name] = done.tables.get(name, Written()) + written
+                if name in ("pools", "tokens", "blocks"):
+                    lookup = StoreLookup(store)
+            done.rows += len(frame)
+            if resumable:
+                store.set_progress(resumable, {"rows": first + len(frame), "memory": memory})
+            bar.update(len(frame))
+    if known is None and not skip:
+        raise TapeError("no rows; accepted is a table with rows", path=path)
+    if resumable:
+        store.set_progress(resumable, {})
+    return done
+
+
+def _append(
+    store: Store, name: str, table: pl.DataFrame, source: str, path: str, prefer: str, allow_jumps: bool, memory: dict[str, Any]
+) -> Written:
+    kind = table_named(name)
+    signs = table[SIGN] if SIGN in table.columns else None
+    frame = conform(kind, table.drop(SIGN, strict=False), path, source=source)
+    if signs is not None:
+        frame = _settled(store, name, _net(name, frame.with_columns(signs)), memory)
+    if not allow_jumps:
+        sanity.check(name, frame, path, memory)
+    try:
+        return store.append(name, frame, source=source, replace=prefer == "new", keep=prefer == "old")
+    except TapeError as error:
+        raise TapeError(error.rule, error.column, error.row, path, error.time) from error
+
+
+def _identity(name: str) -> list[str]:
+    kind = table_named(name)
+    return [
+        *kind.key,
+        *(hashed for hashed in ("transaction_hash", "block_hash") if hashed in kind.names and hashed not in kind.key),
+    ]
+
+
+def _net(name: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows and those that take them back, summed up: one row of sign +1 or -1 for each that is left."""
+    net = pl.col(SIGN).cast(pl.Int64).sum().over(_identity(name)).sign().cast(pl.Int8)
+    left = frame.with_columns(net.alias("__net")).filter((pl.col("__net") != 0) & (pl.col("__net") == pl.col(SIGN)))
+    return left.unique(_identity(name), keep="first", maintain_order=True).drop("__net")
+
+
+def _settled(store: Store, name: str, frame: pl.DataFrame, memory: dict[str, Any]) -> pl.DataFrame:
+    """The rows to append, after those of sign -1 have taken theirs out of the store, or wait for them in ``memory``."""
+    identity = _identity(name)
+    waiting: list[list[Any]] = memory.setdefault(f"taken_back.{name}", [])
+    added = frame.filter(pl.col(SIGN) > 0).drop(SIGN)
+    gone = frame.filter(pl.col(SIGN) < 0).drop(SIGN)
+    plain = [pl.col(column).cast(pl.String) for column in identity]
+    if waiting and len(added):
+        awaited = pl.DataFrame(waiting, schema=dict.fromkeys(identity, pl.String), orient="row")
+        met = added.select(plain).join(awaited, on=identity, how="semi", nulls_equal=True)
+        added = added.filter(~added.select(pl.struct(plain)).to_series().is_in(met.to_struct().implode()))
+        left = awaited.join(met, on=identity, how="anti", nulls_equal=True)
+        waiting[:] = [list(row) for row in left.iter_rows()]
+    if len(gone):
+        held = store.held(name, gone)
+        store.remove(name, gone)
+        waiting += [list(row) for row in gone.filter(~held).select(plain).iter_rows()]
+    return added
+
+
+def _fingerprint(path: Path) -> str:
+    """Size and digest of a file's ends: the same file under the same name goes on where it was."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        digest.update(file.read(1 << 16))
+        file.seek(max(0, size - (1 << 16)))
+        digest.update(file.read(1 << 16))
+    return digest.hexdigest()[:16]
+
+
+def _ahead(batches: Iterator[tuple[int, pl.DataFrame]], depth: int = 1) -> Iterator[tuple[int, pl.DataFrame]]:
+    """The same batches, read by a thread while the caller works on the last."""
+    waiting: queue.Queue[tuple[int, pl.DataFrame] | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[int, pl.DataFrame] | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+            put(None)
+        except TapeError as error:
+            put(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _bar(source: str, total: int | None, skip: int, shown: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=skip, unit=" rows", unit_scale=True, desc=source[:40], disable=not shown)
