@@ -38,9 +38,9 @@ Reward
     ``oracle_profit``, the most that hindsight about rivals, inclusion and order flow (not about prices) could have made.
 
 Episode end
-    ``terminated`` after ``episode_blocks`` blocks (a session, which ends flat: the exposure left is traded away on the exchange at
-    its cost; the share left is observed), once net worth has fallen by ``ruin_share`` of the starting worth, or once the gas lost to reverts exceeds ``revert_budget_quote``. ``truncated`` only when
-    a recorded tape ends first.
+    ``terminated`` after ``episode_blocks`` blocks (a session, which ends flat: the exposure left is traded away on the exchange
+    at its cost; the share of blocks left is observed), once net worth has fallen by ``ruin_share`` of the starting worth, or
+    once the gas lost to reverts exceeds ``revert_budget_quote``. ``truncated`` only when a recorded tape ends first.
 
 Arguments
     preset: ethereum (default), arbitrum, base, polygon, lvr; action: multidiscrete (default), discrete, continuous; feed:
@@ -53,7 +53,8 @@ Baselines
 Sources
     arXiv 2208.06046, 2305.14604, 2505.05113 (arbitrage profit with fees: the truth of preset ``lvr``); arXiv 2507.13023
     (CEX-DEX searchers); Avellaneda and Stoikov 2008 (reservation price under inventory); gas: executions of the real contracts
-    (V2 swap 88.5k, V3 swap 100k with no tick crossed, 21.4k per tick). Exchange: ``arbgym.market.exchange``. Rivals: ``arbgym.market.searchers``.
+    (V2 swap 88.5k, V3 swap 100k with no tick crossed, 21.4k per tick). Exchange: ``arbgym.market.exchange``. Rivals:
+    ``arbgym.market.searchers``.
 
 Versions
     v0: first.
@@ -769,12 +770,15 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
 
 @part
 def _flatten(c: Any, s: Any, info: Floats) -> None:
-    """A session ends flat: what exposure is left is traded away on the exchange at its cost."""
+    """A session ends flat: what exposure is left is traded away on the exchange at its cost, whichever side holds it."""
     exposure = _base_total(s) - s.start_base
-    if abs(exposure) * s.price > 1.0:
-        filled, cost = fill(c, s, -exposure, s.price)
+    notional = abs(exposure) * s.price
+    if notional > 1.0:
+        cost = order_cost(c, s, notional)
+        s.exchange_base -= exposure
+        s.exchange_quote += exposure * s.price - cost
         info[_EXCHANGE_COST] += cost
-        info[_HEDGED] += abs(filled) * s.price
+        info[_HEDGED] += notional
 
 
 @part

@@ -120,7 +120,7 @@ class Tape:
         source: str = "",
         filled: tuple[int, ...] = (),
     ) -> Tape:
-        """A tape whose columns are views of ``rows``, laid out as ``array()`` says; nothing is copied, so they may be a mapped file.
+        """A tape whose columns are views of ``rows``, laid out as ``array()`` says; nothing is copied, they may be mapped.
 
         ``rows`` is float64 (T, 2 + 3 K) in C order. Raises TapeError as the constructor does.
         """

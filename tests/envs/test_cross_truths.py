@@ -1,4 +1,4 @@
-"""Is the world of ArbCross-v0 true? Published formulas, conservation of wealth, leg risk and inventory, on the environment itself."""
+"""Is the world of ArbCross-v0 true? Published formulas, conservation of wealth, leg risk, inventory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def worth(env: NativeVectorEnv) -> Any:
 
 # ------------------------------------------------------------------------------------ T1: loss-versus-rebalancing with fees
 def arbitrage_per_block(fee_ppm: float, block_time_s: float, poisson: bool, blocks: int, burn_in: int) -> tuple[float, float]:
-    """(profit per block over the pool's value, share of blocks with a trade) of an arbitrageur who closes every gap and hedges it."""
+    """(profit per block over the pool's value, share of blocks with a trade) of one who closes and hedges every gap."""
     num_envs = 4_096
     env = play(
         num_envs,
@@ -153,12 +153,12 @@ def test_an_unhedged_leg_rides_on_the_price() -> None:
 
 
 def test_exchange_leg_pays_fee_spread_and_impact() -> None:
-    """A fill of n beyond the top of book D costs n (fee + spread / 2) + impact (n - D)^2 / (2 D), at the price after the latency."""
+    """A fill of n beyond the top of book D costs n (fee + spread / 2) + impact (n - D)^2 / (2 D)."""
     env = play(2_048, private_inclusion=0.0, latency_s=0.0, depth_quote=20_000.0, impact_bps=3.0, volatility_per_sqrt_day=0.1)
     s = env.core.batch.state
     large = 0
     for _ in range(20):
-        typical = 0.1 * math.sqrt(12.0 / 86_400.0) * 0.8
+        typical = 0.1 * math.sqrt(12.0 / 86_400.0) * math.sqrt(2.0 / math.pi)
         stress = np.maximum(s["volatility"] / typical, 1.0)
         price = s["price"].copy()
         before = s["exchange_base"].copy()
