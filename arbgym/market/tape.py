@@ -72,7 +72,7 @@ class Tape:
 
     Raises TapeError naming the row, the column and the rule: times strictly increasing in steps of ``step_seconds``
     (no gap), all values finite, prices and liquidity positive, no price more than doubling or halving in a row, base
-    fee not negative, net flow below 90 % of what the pool's liquidity holds at its price.
+    fee not negative, net flow below 90 % of what the pool's liquidity holds at its price in the row or the one above.
     """
 
     pools: tuple[TapePool, ...]
@@ -140,13 +140,14 @@ class Tape:
                 _check_column(name, column[start:stop], times)
             for k, pool in enumerate(self.pools):
                 flow = self.flow_base[start:stop, k]
-                capacity = self.liquidity[start:stop, k] / np.sqrt(self.price[start:stop, k])
+                held = self.liquidity[start:stop, k] / np.sqrt(self.price[start:stop, k])
+                capacity = np.maximum(held, np.concatenate([held[:1], held[:-1]]))
                 _refuse(
                     np.abs(flow) > _MOST_FLOW * capacity,
                     f"{pool.name}.flow_base",
                     flow,
                     times,
-                    f"accepted is up to {_MOST_FLOW:.0%} of the base the liquidity holds in the row",
+                    f"accepted is up to {_MOST_FLOW:.0%} of the base the liquidity holds in the row or the one above",
                 )
         except TapeError as error:
             if error.row is None or not start:
