@@ -607,7 +607,8 @@ def _depth_here(c: Any, s: Any, k: int) -> float:
 @inner
 def _transfer_blocks(c: Any) -> int:
     """Blocks that a transfer takes, at least 1."""
-    return max(math.ceil(c.transfer_s / c.block_time_s), 1)
+    blocks: int = math.ceil(c.transfer_s / c.block_time_s)
+    return max(blocks, 1)
 
 
 @part

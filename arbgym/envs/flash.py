@@ -78,6 +78,7 @@ from arbgym.market.block import (
     RIVALS,
     START,
     SUBMIT,
+    constants,
     gas_price_quote,
     move_regime,
     next_fees,
@@ -114,9 +115,8 @@ from arbgym.spec import Choice, Field
 if TYPE_CHECKING:
     from arbgym.market.tape import Tape
 
-# NumPy scalars: Numba compiles a kernel anew for each literal that it is called with
-(_NO_TICKS,) = tuple(np.array([0]))
-(_SEEN,) = tuple(np.array([True]))
+(_NO_TICKS,) = constants((0,))
+(_SEEN,) = constants((True,))
 
 
 # --------------------------------------------------------------------------------------------------------- configuration

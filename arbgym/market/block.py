@@ -8,6 +8,7 @@ block, stream), so what the agent does changes none of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,17 @@ from arbgym.rng import normal2, normal2_from, uniform2, uniform4
 
 Floats = NDArray[np.float64]
 
-# Streams of the random numbers within one block. NumPy scalars: Numba compiles a kernel anew for each literal it is called with.
-PRICE, EVENTS, JUMP, RIVALS, SUBMIT, ORDER, START, FLOW, INFORMED = tuple(np.arange(9))
-FLOW_SIZE, RIVAL = tuple(np.array([16, 32]))
-FIRST_BLOCK: Any = np.int64(0)
-BEFORE, AFTER = tuple(np.array([True, False]))
+
+def constants(values: Sequence[int]) -> Any:
+    """NumPy scalars: Numba compiles a kernel anew for each literal that it is called with."""
+    return tuple(np.array(values))
+
+
+# Streams of the random numbers within one block.
+PRICE, EVENTS, JUMP, RIVALS, SUBMIT, ORDER, START, FLOW, INFORMED = constants(range(9))
+FLOW_SIZE, RIVAL = constants((16, 32))
+(FIRST_BLOCK,) = constants((0,))
+BEFORE, AFTER = constants((True, False))
 
 MARKET_STATE: list[Any] = [
     ("seed", "i8"),
