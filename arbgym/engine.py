@@ -56,10 +56,11 @@ _PHYSICAL = 3  # "encoding" of actions that are decisions already
 class Definition:
     """One environment: its schema, its configuration and its kernels.
 
-    ``configure(preset, **overrides)`` returns a frozen configuration or raises ValueError naming the field, the value and what is
-    accepted; ``build_world(config, tape)`` returns a NamedTuple of read-only arrays. ``state`` is the dtype of a row
-    and has int64 fields ``seed`` and ``episode``. ``reward_parts`` are the ``info`` names that add up to ``net_profit``: the
-    first positive, the others costs.
+    ``configure(preset, **overrides)`` returns a frozen configuration or raises ValueError naming the field, the value and what
+    is accepted; ``build_world(config, tape)`` returns a NamedTuple of read-only arrays. ``state`` is the dtype of a row and has
+    int64 fields ``seed`` and ``episode``. ``reward_parts`` are the ``info`` names that add up to ``net_profit``: the first
+    positive, the others costs. ``opportunity(env)``, where there is one, says what each environment's next decision is about, as
+    columns of the table ``opportunities`` (``arbgym.data.tables``).
     """
 
     id: str
@@ -76,6 +77,7 @@ class Definition:
     step: Callable[..., tuple[float, bool, bool]]
     baselines: Callable[[], Mapping[str, Any]]
     reward_parts: tuple[str, ...]
+    opportunity: Callable[[Any], Mapping[str, Floats]] | None = None
 
     @property
     def module(self) -> Any:

@@ -67,8 +67,15 @@ class Simulator:
         """The vector environment, one episode per row, no reset at an episode's end."""
         return NativeVectorEnv(self.environment, max(self.episodes, 2), autoreset="disabled", copy=False, **self.arguments)
 
-    def run(self, decide: Decide, each: Callable[[NativeVectorEnv, NDArray[np.bool_]], None] | None = None) -> Totals:
-        """Play the rule; ``each(env, alive)`` is called after every step, with the rows whose episode this step belongs to."""
+    def run(
+        self,
+        decide: Decide,
+        each: Callable[[NativeVectorEnv, NDArray[np.bool_]], None] | None = None,
+        before: Callable[[NativeVectorEnv], None] | None = None,
+    ) -> Totals:
+        """Play the rule; ``before(env)`` is called before every step and ``each(env, alive)`` after it, with the rows whose
+        episode this step belongs to.
+        """
         env = self.make()
         env.reset(seed=self.seed)
         names = env.definition.info
@@ -76,6 +83,8 @@ class Simulator:
         lengths = np.zeros(env.num_envs, dtype=np.int64)
         alive = np.ones(env.num_envs, dtype=np.bool_)
         while alive.any():
+            if before is not None:
+                before(env)
             env.step_decisions(decide(env.observations))
             sums += env.core.batch.info * alive[:, None]
             lengths += alive

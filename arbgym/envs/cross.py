@@ -71,7 +71,7 @@ from numpy.typing import NDArray
 
 from arbgym.amm.ranges import Floats
 from arbgym.amm.route import cycle_edge
-from arbgym.engine import Definition, config_record
+from arbgym.engine import Definition, NativeVectorEnv, config_record
 from arbgym.jit import inner, kernel, part
 from arbgym.market.auction import race_key
 from arbgym.market.block import (
@@ -100,8 +100,10 @@ from arbgym.market.pools import (
     MAX_POOLS,
     arbitrage_to,
     best_routes,
+    cycle_edges,
     quote_buy,
     quote_cycle,
+    quote_in_range,
     quote_sell,
     size_against,
     swap_buy,
@@ -791,7 +793,7 @@ def _trade(c: Any, s: Any, decision: Floats, hindsight: bool, filled_price: floa
     # the decision, on the state it was taken in
     target = -1  # pool of the on-chain leg, or pool_count for a cycle
     buying = act == int(BUY)
-    amount, predicted, wanted = 0.0, 0.0, 0.0
+    amount, predicted, at_mid, wanted = 0.0, 0.0, 0.0, 0.0
     buy, sell, lender = 0, 0, -1
     loan_fee, loan_gas = 0.0, 0.0
     if act == int(BUY) and s.best_buy >= 0:
@@ -811,10 +813,12 @@ def _trade(c: Any, s: Any, decision: Floats, hindsight: bool, filled_price: floa
             amount = min(s.route_quote_in[0] * decision[1], s.lender_available[lender])
             quote_out, _ = quote_cycle(c, s, buy, sell, amount)
             predicted = quote_out - amount * (1.0 + loan_fee)
+            at_mid = predicted
     elif act == int(REBALANCE):
         _rebalance(c, s, gas_price, info)
     if 0 <= target < c.pool_count:
-        predicted, wanted, _ = _leg_profit(c, s, target, amount, buying)
+        predicted, wanted, quote = _leg_profit(c, s, target, amount, buying)
+        at_mid = wanted * s.price - quote
     tip = max(predicted, 0.0) * decision[2]
     minimum_profit = predicted - max(predicted, 0.0) * decision[3]
 
@@ -894,7 +898,7 @@ def _trade(c: Any, s: Any, decision: Floats, hindsight: bool, filled_price: floa
     # what came of the on-chain leg
     if target >= 0:
         info[_ATTEMPTED] = 1.0
-        info[_PREDICTED] = predicted
+        info[_PREDICTED] = at_mid
         info[_NOTIONAL] = amount if buying or target == c.pool_count else amount * s.price
         info[_BID_SHARE] = decision[2]
         s.own_bid = min(decision[2], 1.0)
@@ -1005,6 +1009,26 @@ def _act_with_hindsight(
     return 0.0, 0.0
 
 
+def opportunity(env: NativeVectorEnv) -> dict[str, Floats]:
+    """What the next decision of each environment is about, as columns of the table ``opportunities``: arrays (N,)."""
+    s, c = env.core.batch.state, env.core.world.config[0]
+    rows = np.arange(env.num_envs)
+    pool = np.argmax(s["gap_profit"], axis=1)
+    cycle = s["route_profit"][:, 0] > s["gap_profit"][rows, pool]
+    price = s["sqrt_price"][rows, pool] ** 2
+    edge = np.abs(np.log(s["price"] / price)) + np.log(c["keep"][pool])
+    around = cycle_edges(c, s)
+    pool = np.where(cycle, s["route_buy"][:, 0], pool)
+    return {
+        "cex_price": s["price"].copy(),
+        "dex_price": s["sqrt_price"][rows, pool] ** 2,
+        "edge_bps": np.where(cycle, around, np.expm1(edge) * 1e4),
+        "pool_liquidity_quote": quote_in_range(c, s, pool),
+        "gas_price_gwei": s["base_fee_wei"] * 1e-9,
+        "hops": np.where(cycle, 2.0, 1.0),
+    }
+
+
 def _baselines() -> dict[str, Any]:
     from arbgym.envs.cross_baselines import BASELINES
 
@@ -1025,6 +1049,7 @@ DEFINITION = Definition(
     observe=observe,
     step=step,
     baselines=_baselines,
+    opportunity=opportunity,
     reward_parts=(
         "gross_profit",
         *("pool_fee", "exchange_cost", "loan_fee", "gas_cost", "tip", "revert_cost", "transfer_cost", "inventory_loss"),

@@ -64,7 +64,7 @@ from numpy.typing import NDArray
 
 from arbgym.amm.ranges import Floats
 from arbgym.amm.route import cycle_edge
-from arbgym.engine import Definition, config_record
+from arbgym.engine import Definition, NativeVectorEnv, config_record
 from arbgym.jit import kernel, part
 from arbgym.market.auction import MAX_RIVALS, equilibrium_bid, race_key
 from arbgym.market.block import (
@@ -99,7 +99,9 @@ from arbgym.market.pools import (
     REFERENCE,
     arbitrage_to,
     best_routes,
+    cycle_edges,
     quote_cycle,
+    quote_in_range,
     quote_sell,
     restore_pools,
     save_pools,
@@ -776,6 +778,20 @@ def _after_block(c: Any, s: Any) -> None:
     move_regime(c, s, regime_u, lender_u)
 
 
+def opportunity(env: NativeVectorEnv) -> dict[str, Floats]:
+    """What the next decision of each environment is about, as columns of the table ``opportunities``: arrays (N,)."""
+    s, c = env.core.batch.state, env.core.world.config[0]
+    pool = s["route_buy"][:, 0]
+    return {
+        "cex_price": s["price"].copy(),
+        "dex_price": s["sqrt_price"][np.arange(env.num_envs), pool] ** 2,
+        "edge_bps": cycle_edges(c, s),
+        "pool_liquidity_quote": quote_in_range(c, s, pool),
+        "gas_price_gwei": s["base_fee_wei"] * 1e-9,
+        "hops": np.full(env.num_envs, 2.0),
+    }
+
+
 def _baselines() -> dict[str, Any]:
     from arbgym.envs.flash_baselines import BASELINES
 
@@ -796,6 +812,7 @@ DEFINITION = Definition(
     observe=observe,
     step=step,
     baselines=_baselines,
+    opportunity=opportunity,
     reward_parts=("gross_profit", "pool_fee", "loan_fee", "gas_cost", "tip", "revert_cost"),
 )
 

@@ -313,6 +313,30 @@ def restore_pools(state: Any) -> None:
         state.range_index[k] = state.saved_range_index[k]
 
 
+def quote_in_range(pools: Any, states: NDArray[np.void], chosen: Integers) -> Floats:
+    """What one pool of each state holds in the range its price stands in, both tokens, in quote at its own price: (N,).
+
+    A constant-product pool is one range: all that it holds. ``states`` (N,), ``chosen`` (N,) pool numbers.
+    """
+    rows = np.arange(len(states))
+    price, index = states["sqrt_price"][rows, chosen], states["range_index"][rows, chosen]
+    low, high = pools["edge"][chosen, index], pools["edge"][chosen, index + 1]
+    liquidity = states["scale"][rows, chosen] * pools["depth"][chosen, index]
+    held: Floats = liquidity * ((price - low) + (1.0 / price - 1.0 / high) * price**2)
+    return held
+
+
+def cycle_edges(pools: Any, states: NDArray[np.void]) -> Floats:
+    """Relative price difference of each state's best cycle net of pool fees, bps, 0 where there is none: (N,)."""
+    rows = np.arange(len(states))
+    buy, sell = states["route_buy"][:, 0], states["route_sell"][:, 0]
+    ratio = (
+        states["sqrt_price"][rows, sell] ** 2 * pools["keep"][sell] * pools["keep"][buy] / states["sqrt_price"][rows, buy] ** 2
+    )
+    edges: Floats = np.where(states["route_profit"][:, 0] > 0.0, (ratio - 1.0) * 1e4, 0.0)
+    return edges
+
+
 def concentrated_profile(
     reference_price: float, tvl_quote: float, ranges_each_side: int, range_bps: float, width_bps: float
 ) -> RangeTable:
