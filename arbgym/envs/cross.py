@@ -64,7 +64,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,7 @@ from numpy.typing import NDArray
 from arbgym.amm.ranges import Floats
 from arbgym.amm.route import cycle_edge
 from arbgym.engine import Definition, NativeVectorEnv, config_record
+from arbgym.envs.common import BID_HISTORY, BID_SHARES, RIVALS_SEEN, TOLERANCES, World
 from arbgym.jit import inner, kernel, part
 from arbgym.market.auction import race_key
 from arbgym.market.block import (
@@ -270,12 +271,9 @@ def _observation() -> tuple[Field, ...]:
         Field("log_base_fee", "ln gwei", 5.0, -3.0, 3.0, "base fee of the next block"),
         Field("gas_percentile", "1", 1.0, 0.0, 1.0, "where the base fee stands among its recent values (Student t, 2 degrees)"),
         Field("fullness", "1", 1.0, 0.0, 1.0, "gas used by the last block over its limit"),
-        Field("bid_last", "1", 1.0, 0.0, 2.0, "best rival bid last seen, as a share of that gap's profit"),
-        Field("bid_fast", "1", 1.0, 0.0, 2.0, "moving average of seen bid shares, weight 0.4"),
-        Field("bid_slow", "1", 1.0, 0.0, 2.0, "moving average of seen bid shares, weight 0.1"),
-        Field("bid_spread", "1", 1.0, 0.0, 2.0, "moving average of absolute deviations from bid_slow, weight 0.1"),
+        *BID_HISTORY,
         Field("bid_freshness", "1", 1.0, 0.0, 1.0, "1 / (1 + blocks since a bid was seen)"),
-        Field("rivals_seen", "count", 4.0, 0.0, 4.0, "moving average of rival transactions seen per gap, weight 0.2"),
+        RIVALS_SEEN,
         Field("won", "flag", 1.0, 0.0, 1.0, "own on-chain leg filled in the last block"),
         Field("dropped", "flag", 1.0, 0.0, 1.0, "own on-chain leg was dropped in the last block"),
         Field("reverted", "flag", 1.0, 0.0, 1.0, "own on-chain leg reverted in the last block"),
@@ -296,10 +294,6 @@ _GAPS, _LIQUIDITIES = int(_FIELD["gap_0"]), int(_FIELD["liquidity_0"])
 
 HOLD, BUY, SELL, FLASH_ARB, REBALANCE = 0.0, 1.0, 2.0, 3.0, 4.0
 ORACLE = -1.0  # an act that no encoding can express: with hindsight
-TIP_SHARES = (
-    *(0.01, 0.03, 0.06, 0.10, 0.15, 0.20, 0.25, 0.30, 0.35, 0.40, 0.45, 0.50),
-    *(0.55, 0.60, 0.65, 0.70, 0.75, 0.80, 0.84, 0.88, 0.91, 0.94, 0.97, 0.99),
-)
 ACTION = (
     Choice(
         "act",
@@ -318,9 +312,9 @@ ACTION = (
         (0.5, 0.8, 1.0),
     ),
     Choice(
-        "tip_share", "1", TIP_SHARES, "tip over the predicted profit before gas", (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.88)
+        "tip_share", "1", BID_SHARES, "tip over the predicted profit before gas", (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.88)
     ),
-    Choice("tolerance", "1", (0.05, 0.2, 0.5, 1.0), "accepted shortfall of the profit, as a share of the prediction", (0.2,)),
+    Choice("tolerance", "1", TOLERANCES, "accepted shortfall of the profit, as a share of the prediction", (0.2,)),
     Choice(
         "hedge_share",
         "1",
@@ -389,13 +383,6 @@ INFO = (
 
 
 # --------------------------------------------------------------------------------------------------------- world and state
-class World(NamedTuple):
-    """Shared, read-only: one record (1,) of every number and pool table, and the tape (T, 2 + 3 K) or (1, 1)."""
-
-    config: NDArray[np.void]
-    tape: Floats
-
-
 STATE = np.dtype(
     [
         *MARKET_STATE,

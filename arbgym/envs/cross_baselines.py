@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arbgym.envs.bid_table import BidTable, Lookup
-from arbgym.envs.cross import ACTION, BUY, FLASH_ARB, HOLD, OBSERVATION, ORACLE, REBALANCE, SELL, TIP_SHARES
+from arbgym.envs.common import BID_SHARES
+from arbgym.envs.cross import ACTION, BUY, FLASH_ARB, HOLD, OBSERVATION, ORACLE, REBALANCE, SELL
 from arbgym.evaluation import Decide, Floats, Simulator
 
 _COLUMN = {entry.name: k for k, entry in enumerate(OBSERVATION)}
@@ -111,7 +112,7 @@ class Rule:
 
 
 _BAND_GRIDS: dict[str, tuple[float, ...]] = {
-    "tip_share": TIP_SHARES,
+    "tip_share": BID_SHARES,
     "width": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0),
     "least_profit_share": (-0.2, -0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5),
     "transfer_below": (0.0, 0.05, 0.1, 0.2, 0.3),
@@ -185,7 +186,7 @@ class HistoryRule:
             decisions[:, 2] = tips
             return decisions
 
-        table = BidTable(TIP_SHARES).fit(simulator, trial, lambda rows: (raw(rows, "bid_fast"), raw(rows, "bid_slow")))
+        table = BidTable(BID_SHARES).fit(simulator, trial, lambda rows: (raw(rows, "bid_fast"), raw(rows, "bid_slow")))
         if table is None:  # the tuning span offers nothing to bid for: no history to learn from
             return band.decide
         chosen = search(simulator, band, _INVENTORY_GRIDS, table)

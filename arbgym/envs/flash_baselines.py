@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arbgym.envs.bid_table import BidTable
-from arbgym.envs.flash import ACTION, BEST, BID_SHARES, OBSERVATION, ORACLE, PRIVATE, PUBLIC
+from arbgym.envs.common import BID_SHARES
+from arbgym.envs.flash import ACTION, BEST, OBSERVATION, ORACLE, PRIVATE, PUBLIC
 from arbgym.evaluation import Decide, Floats, Simulator
 
 _COLUMN = {entry.name: k for k, entry in enumerate(OBSERVATION)}

@@ -11,11 +11,12 @@ import pytest
 
 from arbgym.data import read_tape, sample_tape_path
 from arbgym.engine import NativeVectorEnv
-from arbgym.envs.flash import BID_SHARES, MAX_LENDERS, OBSERVATION, PRESETS, preset_config
+from arbgym.envs.common import BID_SHARES
+from arbgym.envs.flash import OBSERVATION, PRESETS, preset_config
 from arbgym.evaluation import Simulator
 from arbgym.market.config import PoolConfig
 from arbgym.market.gas import next_base_fee
-from arbgym.market.lender import aave_premium_raw
+from arbgym.market.lender import MAX_LENDERS, aave_premium_raw
 
 FLASH = "arbgym.envs.flash"
 WEI = 1_000_000_000
