@@ -1,13 +1,17 @@
-"""``python -m arbgym.data tape OUT ...``: build a tape for replay; ``describe TAPE``: what a tape holds.
+"""``python -m arbgym.data import|describe|validate|formats|fetch|record|tape``: market tables in, looked at, out as tapes.
 
-A pool beside an exchange, on the candles' clock, and one asset on two chains with its gas prices:
+    python -m arbgym.data import swaps.parquet ETHUSDT-1m-2024-01.csv --store store --chain ethereum --decimals 6 18
+    python -m arbgym.data import --from "duckdb:///swaps.db?table=uniswap_v3_swaps_raw" --store store --chain ethereum
+    python -m arbgym.data describe store --plot store.png
+    python -m arbgym.data validate store
+
+A tape from files: a pool beside an exchange, on the candles' clock; from a store: by the pool's address and the venue's symbol:
 
     python -m arbgym.data tape polygon_cex.parquet --pool pool_minute.parquet --step-seconds 300 \\
         --reference ethusdt_perp_5m.parquet --reference-time open_time --reference-value close --basis-rows 24 \\
         --second reference --second-fee-ppm 200 --second-liquidity 1e6 --gas-gwei 54
-    python -m arbgym.data tape two_chains.parquet --pool minute.parquet --start 2023-08-14 --end 2023-08-16 \\
-        --reference oracle_prices_minute.parquet --reference-value weth_usd \\
-        --second v3 --second-fee-ppm 3000 --second-liquidity 1.2e7 --gas polygon_gas_price_minute_202308.parquet
+    python -m arbgym.data tape polygon_cex.tape --store store --pool 0x45dd... --venue bybit --symbol ETHUSDT \\
+        --step-seconds 300 --basis-rows 24 --second-fee-ppm 200 --second-liquidity 1e6 --gas-gwei 54
 """
 
 from __future__ import annotations
@@ -15,7 +19,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,24 +31,32 @@ from arbgym.market.tape import Tape, TapeError
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m arbgym.data", description="Tapes for replay.")
+    parser = argparse.ArgumentParser(prog="python -m arbgym.data", description="Market tables and tapes for replay.")
     commands = parser.add_subparsers(dest="command", required=True)
-    tape = commands.add_parser("tape", help="build a tape from a V3 minute table and a price table")
+    tape = commands.add_parser("tape", help="build a tape from files (a V3 minute table and a price table) or from a store")
     tape.add_argument("out", type=Path, help="tape to write: .parquet or .csv")
     columns = PoolColumns()
     add = tape.add_argument
-    add("--pool", type=Path, required=True, help="Uniswap V3 minute table")
+    add("--pool", required=True, help="Uniswap V3 minute table; with --store the pool's address")
+    add("--store", type=Path, help="take everything from this store")
+    add("--chain", help="store: the pool's chain, where it is on several")
+    add("--base-is", choices=("token0", "token1"), default="token1", help="store: which token is the base (default token1)")
+    add("--venue", help="store: whose reference price")
+    add("--symbol", help="store: its symbol")
+    add("--reference-kind", help="store: candle, trade, quote or oracle, where it has several")
+    add("--reference-interval-s", type=int, help="store: length of the candles, where it has several")
+    add("--gas-chain", help="store: whose blocks say the gas price (default: the pool's chain)")
     add("--pool-time", default=columns.time, help="its time column (default %(default)s)")
     add("--pool-price", default=columns.price, help="its price column, quote per base (default %(default)s)")
     add("--pool-liquidity", default=columns.liquidity, help="its raw liquidity column (default %(default)s)")
     add("--pool-flow", default=columns.flow_base, help="its net base flow column, + = into the pool (default %(default)s)")
     add("--decimals", type=int, nargs=2, default=columns.decimals, help="of token0 and token1 (default 6 18)")
-    add("--pool-fee-ppm", type=float, default=500.0, help="the pool's fee, parts per million (default 500)")
+    add("--pool-fee-ppm", type=float, help="the pool's fee, parts per million (default 500; with --store what it knows)")
     add("--base", default="WETH", help="name of the base token (default WETH)")
     add("--quote", default="USDC", help="name of the quote token (default USDC)")
     add("--step-seconds", type=int, default=60, help="length of a row; a multiple of 60 (default 60)")
     add("--fill-gaps", type=int, default=0, help="missing minutes in a row taken as minutes without a trade (default 0)")
-    add("--reference", type=Path, required=True, help="table with the other venue's price")
+    add("--reference", type=Path, help="table with the other venue's price")
     add("--reference-time", default="timestamp", help="its time column (default %(default)s)")
     add("--reference-value", default="close", help="its price column (default %(default)s)")
     add("--reference-delay", type=int, help="s from time stamp to known (default: the table's spacing; 0 for events)")
@@ -60,9 +74,67 @@ def _parser() -> argparse.ArgumentParser:
     add("--start", help="first time, UTC")
     add("--end", help="time after the last, UTC")
     add("--source", default="", help="where the data is from, kept in the tape")
-    describe = commands.add_parser("describe", help="print what a tape holds")
-    describe.add_argument("tape", type=Path)
+    _table_parsers(commands)
     return parser
+
+
+def _table_parsers(commands: Any) -> None:
+    bring = commands.add_parser("import", help="import files or a database query into a store")
+    bring.add_argument("paths", type=Path, nargs="*", help="files, or folders whose tables are all imported")
+    bring.add_argument("--store", type=Path, required=True, help="folder of the store; made where there is none")
+    bring.add_argument("--from", dest="url", help="database: duckdb:///path?table=..., clickhouse://..., postgresql://...")
+    bring.add_argument("--table", help="table of the database")
+    bring.add_argument("--query", help="SQL query instead of a table")
+    bring.add_argument("--prefer", choices=("new", "old"), default="", help="which of two rows of one key that disagree")
+    bring.add_argument("--allow-jumps", action="store_true", help="take prices that jump 10,000-fold or invert as they are")
+    bring.add_argument("--quiet", action="store_true", help="no progress bar")
+    _option_flags(bring)
+    describe = commands.add_parser("describe", help="print what a store, a table or a tape holds")
+    describe.add_argument("path", type=Path, help="store, table or tape")
+    describe.add_argument("--plot", type=Path, metavar="OUT", help="draw it: .png or .svg")
+    _option_flags(describe)
+    validate = commands.add_parser("validate", help="check a store or a table: file,row,column,rule of what is wrong")
+    validate.add_argument("path", type=Path, help="store or table")
+    _option_flags(validate)
+    commands.add_parser("formats", help="list the formats that are recognised and the columns they are known by")
+    for name, text in (("fetch", "get a pool's events from a node"), ("record", "follow a node live")):
+        command = commands.add_parser(name, help=text)
+        module = _source(name)
+        if module is not None:
+            module.add_arguments(command)
+
+
+def _source(name: str) -> Any:
+    """The module behind fetch or record; None where what it needs is not installed."""
+    try:
+        return import_module(f"arbgym.data.sources.{'node' if name == 'fetch' else name}")
+    except ImportError:
+        return None
+
+
+def _option_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--as", dest="reader", help="read as this format rather than recognise it (names: formats)")
+    add("--chain", help="the table's chain, where it does not say")
+    add("--pool", help="the pool's address, where it does not say")
+    add("--protocol", help="uniswap_v3, ...")
+    add("--decimals", type=int, nargs=2, help="of token0 and token1, where neither the table nor the store says")
+    add("--fee-ppm", type=float, help="the pool's fee, parts per million")
+    add("--venue", help="binance, bybit, ...")
+    add("--symbol", help="as the venue writes it")
+    add("--interval-s", type=int, help="length of candles and periods, s")
+    add("--market", help="the token of a table of lending rates")
+    add("--time", help="UTC time of a snapshot without times")
+    add("--skip-unknown", action="store_true", help="leave out pools whose tokens' decimals are unknown")
+
+
+def _options(chosen: argparse.Namespace) -> Any:
+    from dataclasses import fields
+
+    from arbgym.data.readers.base import Options
+
+    values = {entry.name: getattr(chosen, entry.name) for entry in fields(Options) if hasattr(chosen, entry.name)}
+    return Options(**{**values, "decimals": tuple(chosen.decimals) if chosen.decimals else None})
 
 
 def _describe(tape: Tape) -> str:
@@ -89,49 +161,190 @@ def _describe(tape: Tape) -> str:
     return "\n".join(lines)
 
 
+def _bring(chosen: argparse.Namespace) -> int:
+    from arbgym.data import files
+    from arbgym.data.importer import import_batches, import_file
+    from arbgym.data.store import Store
+
+    store, options = Store(chosen.store), _options(chosen)
+    how = {"reader": chosen.reader, "prefer": chosen.prefer, "allow_jumps": chosen.allow_jumps, "progress": not chosen.quiet}
+    if bool(chosen.url) == bool(chosen.paths):
+        raise TapeError("import: accepted are either files or --from URL")
+    if chosen.url:
+        from arbgym.data.sources import open_source
+
+        batches = open_source(chosen.url, chosen.table, chosen.query)
+        _said(import_batches(batches, store, chosen.url.split("@")[-1], options, **how), chosen.url.split("@")[-1])
+        return 0
+    for given in chosen.paths:
+        inside = (
+            sorted(path for path in given.rglob("*") if path.suffix in (*files.SUFFIXES, ".gz")) if given.is_dir() else [given]
+        )
+        for path in inside:
+            _said(import_file(path, store, options, **how), str(path))
+    return 0
+
+
+def _said(done: Any, name: str) -> None:
+    resumed = f", resumed at row {done.resumed_at:,}" if done.resumed_at else ""
+    print(f"{name}: {done.title} ({done.reader}), {done.rows:,} rows{resumed}")
+    for table, written in done.tables.items():
+        print(f"  {table}: {written.new:,} new, {written.duplicates:,} known already, {written.replaced:,} replaced")
+
+
+def _describe_any(chosen: argparse.Namespace) -> int:
+    from arbgym.data import describe
+    from arbgym.data.store import Store
+    from arbgym.data.tables import TABLES
+
+    if describe.is_tape(chosen.path):
+        tape = read_tape(chosen.path)
+        print(_describe(tape))
+        if chosen.plot:
+            from arbgym.data.draw import draw_tape
+
+            draw_tape(tape, chosen.plot)
+    else:
+        if chosen.path.is_dir():
+            store = Store(chosen.path)
+            frames = {name: store.scan(name) for name in store.tables()}
+            if not frames:
+                raise TapeError("no tables; accepted is a store, a table or a tape", path=str(chosen.path))
+        else:
+            title, held = describe.frames_of_file(chosen.path, _options(chosen), chosen.reader)
+            frames = {name: frame.lazy() for name, frame in held.items()}
+            print(f"recognised: {title}")
+        described = {name: describe.describe_frame(TABLES[name], frame) for name, frame in frames.items()}
+        print("\n".join(describe.text(one) for one in described.values()))
+        if chosen.plot:
+            from arbgym.data.draw import draw_tables
+
+            draw_tables(frames, described, chosen.plot)
+    if chosen.plot:
+        print(f"drawn: {chosen.plot}")
+    return 0
+
+
+def _validate(chosen: argparse.Namespace) -> int:
+    import csv
+
+    from arbgym.data import validate
+
+    writer, wrong = csv.writer(sys.stdout), 0
+    for error in validate.of(chosen.path, _options(chosen), chosen.reader):
+        if not wrong:
+            writer.writerow(["file", "row", "column", "rule"])
+        writer.writerow([error.path, "" if error.row is None else error.row, error.column, error.rule])
+        wrong += 1
+    if not wrong:
+        print(f"{chosen.path}: nothing wrong")
+    return 1 if wrong else 0
+
+
+def _formats(chosen: argparse.Namespace) -> int:
+    from arbgym.data.readers import READERS
+
+    for reader in sorted(READERS, key=lambda one: one.name):
+        print(f"{reader.name}: {reader.title}\n    {' '.join(reader.needs)}")
+    return 0
+
+
+def _run_source(chosen: argparse.Namespace) -> int:
+    module = _source(chosen.command)
+    if module is None:
+        raise TapeError(f'{chosen.command} needs more packages: pip install "arbgym[data,live]"')
+    return int(module.run(chosen))
+
+
+def _tape(chosen: argparse.Namespace) -> int:
+    tape = _tape_from_store(chosen) if chosen.store else _tape_from_files(chosen)
+    write_tape(tape, chosen.out)
+    print(_describe(tape))
+    print(f"written: {chosen.out}")
+    return 0
+
+
+def _tape_from_store(chosen: argparse.Namespace) -> Tape:
+    from arbgym.data.from_store import tape_from_store
+    from arbgym.data.store import Store
+
+    if not chosen.venue or not chosen.symbol:
+        raise TapeError("tape from a store: accepted are --venue and --symbol of the reference price")
+    return tape_from_store(
+        Store(chosen.store),
+        chosen.pool,
+        venue=chosen.venue,
+        symbol=chosen.symbol,
+        second_fee_ppm=chosen.second_fee_ppm,
+        second_liquidity=chosen.second_liquidity,
+        chain=chosen.chain,
+        base_is=chosen.base_is,
+        pool_fee_ppm=chosen.pool_fee_ppm,
+        step_seconds=chosen.step_seconds,
+        kind=chosen.reference_kind,
+        interval_s=chosen.reference_interval_s,
+        reference_max_age_s=chosen.reference_max_age,
+        second_kind=chosen.second,
+        gas_gwei=chosen.gas_gwei,
+        gas_chain=chosen.gas_chain,
+        gas_max_age_s=chosen.gas_max_age,
+        basis_rows=chosen.basis_rows,
+        fill_gaps=chosen.fill_gaps,
+        start=chosen.start,
+        end=chosen.end,
+        base=chosen.base,
+        quote=chosen.quote,
+        source=chosen.source,
+    )
+
+
+def _tape_from_files(chosen: argparse.Namespace) -> Tape:
+    if chosen.reference is None:
+        raise TapeError("tape from files: accepted is a table with the other venue's price, --reference (or a --store)")
+    return build_tape(
+        Path(chosen.pool),
+        pool_columns=PoolColumns(
+            chosen.pool_time, chosen.pool_price, chosen.pool_liquidity, chosen.pool_flow, tuple(chosen.decimals)
+        ),
+        base=chosen.base,
+        quote=chosen.quote,
+        pool_fee_ppm=500.0 if chosen.pool_fee_ppm is None else chosen.pool_fee_ppm,
+        step_seconds=chosen.step_seconds,
+        reference=Series(
+            chosen.reference, chosen.reference_time, chosen.reference_value, chosen.reference_delay, chosen.reference_max_age
+        ),
+        second_kind=chosen.second,
+        second_fee_ppm=chosen.second_fee_ppm,
+        second_liquidity=chosen.second_liquidity,
+        gas=Series(chosen.gas, chosen.gas_time, chosen.gas_value, chosen.gas_delay, chosen.gas_max_age) if chosen.gas else None,
+        gas_gwei=chosen.gas_gwei,
+        basis_rows=chosen.basis_rows,
+        fill_gaps=chosen.fill_gaps,
+        start=chosen.start,
+        end=chosen.end,
+        source=chosen.source,
+    )
+
+
+_COMMANDS = {
+    "import": _bring,
+    "describe": _describe_any,
+    "validate": _validate,
+    "formats": _formats,
+    "fetch": _run_source,
+    "record": _run_source,
+    "tape": _tape,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a refused table is said on stderr with status 2."""
+    """Run one command; a refused table is said on stderr with status 2, what validate finds on stdout with status 1."""
     chosen = _parser().parse_args(arguments)
     try:
-        if chosen.command == "describe":
-            print(_describe(read_tape(chosen.tape)))
-            return 0
-        tape = build_tape(
-            chosen.pool,
-            pool_columns=PoolColumns(
-                chosen.pool_time, chosen.pool_price, chosen.pool_liquidity, chosen.pool_flow, tuple(chosen.decimals)
-            ),
-            base=chosen.base,
-            quote=chosen.quote,
-            pool_fee_ppm=chosen.pool_fee_ppm,
-            step_seconds=chosen.step_seconds,
-            reference=Series(
-                chosen.reference,
-                chosen.reference_time,
-                chosen.reference_value,
-                chosen.reference_delay,
-                chosen.reference_max_age,
-            ),
-            second_kind=chosen.second,
-            second_fee_ppm=chosen.second_fee_ppm,
-            second_liquidity=chosen.second_liquidity,
-            gas=Series(chosen.gas, chosen.gas_time, chosen.gas_value, chosen.gas_delay, chosen.gas_max_age)
-            if chosen.gas
-            else None,
-            gas_gwei=chosen.gas_gwei,
-            basis_rows=chosen.basis_rows,
-            fill_gaps=chosen.fill_gaps,
-            start=chosen.start,
-            end=chosen.end,
-            source=chosen.source,
-        )
-        write_tape(tape, chosen.out)
-        print(_describe(tape))
-        print(f"written: {chosen.out}")
-    except TapeError as error:
+        return _COMMANDS[chosen.command](chosen)
+    except (TapeError, ImportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ in the file (first data row 0) when ``first_row`` says where the series begins.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from typing import Any
 
 from arbgym.data.needs import pl
 from arbgym.market.tape import TapeError
 
+Moment = str | datetime | date
 # an epoch's unit by its size, with its length in microseconds: seconds up to the year 5138; the others from 1973 on
 _EPOCHS = ((1e11, "s", 1_000_000.0), (1e14, "ms", 1_000.0), (1e17, "us", 1.0), (float("inf"), "ns", 1e-3))
 _TEXT_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
@@ -190,6 +192,17 @@ def flags(series: pl.Series, first_row: int = 0) -> pl.Series:
         text.is_not_null() & ~(values | text.is_in(["false", "0", "f", "no"])), series, "accepted are true and false", first_row
     )
     return values.set(text.is_null(), None) if text.null_count() else values
+
+
+def moment(name: str, value: Moment | None) -> datetime | None:
+    """A UTC time from text such as 2023-08-14, a date or a datetime (no zone is UTC). Raises TapeError naming the argument."""
+    if value is None:
+        return None
+    try:
+        found: datetime = times(pl.Series(name, [value]))[0]
+    except TapeError as error:
+        raise TapeError(f"{name} = {value!r}; accepted is a UTC time such as 2023-08-14") from error
+    return found.astimezone(UTC)
 
 
 def as_polars(rows: Any) -> pl.DataFrame:

@@ -59,11 +59,12 @@ def batches(path: Path, skip_rows: int = 0, rows: int = BATCH_ROWS) -> Iterator[
         raise TapeError(f"not a {kind[1:]} table ({str(error).strip()[:300]})", path=str(path)) from error
 
 
-def columns(path: Path) -> list[str]:
-    """The table's column names."""
-    for _, frame in batches(path):
-        return list(frame.columns)
-    raise TapeError("no rows; accepted is a table with rows", path=str(path))
+def parquet_metadata(path: Path) -> dict[bytes, bytes]:
+    """The metadata of a Parquet file's schema. Raises TapeError for what is no Parquet file."""
+    try:
+        return dict(pyarrow.parquet.read_schema(path).metadata or {})
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TapeError(f"not a Parquet file ({error})", path=str(path)) from error
 
 
 def _counted(frames: Iterator[pl.DataFrame], skip_rows: int) -> Iterator[tuple[int, pl.DataFrame]]:

@@ -17,7 +17,7 @@ from typing import Any
 from arbgym.data import files, sanity
 from arbgym.data.columns import as_polars
 from arbgym.data.needs import pl, pyarrow
-from arbgym.data.readers import Options, Reader, Rows, recognise
+from arbgym.data.readers import Options, Reader, Rows, Tables, recognise
 from arbgym.data.readers.base import SIGN, Lookup, NoLookup
 from arbgym.data.rules import ROW, check, conform, table_named
 from arbgym.data.store import As, Store, Written, given_back
@@ -72,19 +72,42 @@ def to_canonical(
     known = recognise(rows.columns, path, reader)
     tables = known.read(Rows(rows, options or Options(), path))
     memory: dict[str, Any] = {}
-    return {name: given_back(_checked(name, table, path, memory), table_named(name), as_) for name, table in tables.items()}
+    checked = {name: _checked(name, _left(name, table), path, memory) for name, table in tables.items()}
+    return {name: given_back(table, table_named(name), as_) for name, table in checked.items()}
 
 
 def _checked(name: str, table: pl.DataFrame, path: str, memory: dict[str, Any]) -> pl.DataFrame:
     kind = table_named(name)
-    signs = table[SIGN] if SIGN in table.columns else None
-    frame = conform(kind, table.drop(SIGN, strict=False), path, source=Path(path).name)
-    if signs is not None:
-        frame = _net(name, frame.with_columns(signs))
-        frame = frame.filter(pl.col(SIGN) > 0).drop(SIGN)
+    frame = conform(kind, table, path, source=Path(path).name)
     check(kind, frame, path)
     sanity.check(name, frame, path, memory)
     return frame.drop(ROW)
+
+
+def _left(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    """The table without rows that others in it take back."""
+    return table if SIGN not in table.columns else _net(name, table).filter(pl.col(SIGN) > 0).drop(SIGN)
+
+
+def read_batches(
+    path: Path, options: Options, reader: str | None = None, lookup: Lookup | None = None
+) -> Iterator[tuple[str, Tables]]:
+    """What a file's format was recognised as, and the tables of each batch, not yet checked. Raises TapeError."""
+    memory: dict[str, Any] = {}
+    known: Reader | None = None
+    for first, frame in files.batches(path):
+        known = known or recognise(frame.columns, str(path), reader)
+        rows = Rows(frame, options, str(path), first, lookup or NoLookup(), memory)
+        yield known.title, {name: _left(name, table) for name, table in known.read(rows).items()}
+    if known is None:
+        raise TapeError("no rows; accepted is a table with rows", path=str(path))
+
+
+def canonical_batches(path: Path, options: Options, reader: str | None = None) -> Iterator[tuple[str, Tables]]:
+    """The same, checked and with exactly the canonical columns."""
+    memory: dict[str, Any] = {}
+    for title, tables in read_batches(path, options, reader):
+        yield title, {name: _checked(name, table, str(path), memory) for name, table in tables.items()}
 
 
 def read_table(
@@ -95,18 +118,13 @@ def read_table(
     Raises TapeError naming file, row, column and rule.
     """
     path = Path(path)
-    lookup, memory, parts = NoLookup(), {}, []  # type: ignore[var-annotated]
-    known: Reader | None = None
-    for first, frame in files.batches(path):
-        known = known or recognise(frame.columns, str(path), reader)
-        found = known.read(Rows(frame, options or Options(), str(path), first, lookup, memory))
-        name = table or list(found)[-1]
-        if name not in found:
-            raise TapeError(f"no table {name!r} in it; accepted are {', '.join(found)}", path=str(path))
-        parts.append((name, _checked(name, found[name], str(path), memory)))
-    if not parts:
-        raise TapeError("no rows; accepted is a table with rows", path=str(path))
-    return given_back(pl.concat([frame for _, frame in parts]), table_named(parts[0][0]), as_)
+    parts: list[pl.DataFrame] = []
+    for _, tables in canonical_batches(path, options or Options(), reader):
+        table = table or list(tables)[-1]
+        if table not in tables:
+            raise TapeError(f"no table {table!r} in it; accepted are {', '.join(tables)}", path=str(path))
+        parts.append(tables[table])
+    return given_back(pl.concat(parts), table_named(str(table)), as_)
 
 
 def import_file(
@@ -201,10 +219,9 @@ def _append(
     store: Store, name: str, table: pl.DataFrame, source: str, path: str, prefer: str, allow_jumps: bool, memory: dict[str, Any]
 ) -> Written:
     kind = table_named(name)
-    signs = table[SIGN] if SIGN in table.columns else None
-    frame = conform(kind, table.drop(SIGN, strict=False), path, source=source)
-    if signs is not None:
-        frame = _settled(store, name, _net(name, frame.with_columns(signs)), memory)
+    if SIGN in table.columns:
+        table = _settled(store, name, _net(name, table), memory)
+    frame = conform(kind, table, path, source=source)
     if not allow_jumps:
         sanity.check(name, frame, path, memory)
     try:
@@ -298,3 +315,15 @@ def _bar(source: str, total: int | None, skip: int, shown: bool) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, initial=skip, unit=" rows", unit_scale=True, desc=source[:40], disable=not shown)
+
+
+__all__ = [
+    "Imported",
+    "Options",
+    "canonical_batches",
+    "import_batches",
+    "import_file",
+    "read_batches",
+    "read_table",
+    "to_canonical",
+]

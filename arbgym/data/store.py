@@ -16,20 +16,19 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pyarrow import parquet
 
 from arbgym.data import agree
-from arbgym.data.columns import times
+from arbgym.data.columns import Moment, moment
 from arbgym.data.needs import filelock, pl, pyarrow
 from arbgym.data.rules import ROW, check, conform, table_named
 from arbgym.data.tables import TABLES, Table, arrow_schema
 from arbgym.market.tape import TapeError
 
-Moment = str | datetime | date
 As = Literal["pandas", "polars", "arrow"]
 _REPLACES = b"arbgym.replaces"
 _UNDATED = "undated"
@@ -74,6 +73,10 @@ class Store:
         """Number of rows of a table."""
         return sum(part.rows for part in self._parts(table_named(table).name))
 
+    def parts(self, table: str) -> list[Path]:
+        """The Parquet files that hold a table now."""
+        return [part.path for part in self._parts(table_named(table).name)]
+
     def append(self, table: str, rows: Any, *, source: str, replace: bool = False, keep: bool = False) -> Written:
         """Add rows (pandas, polars or Arrow, with the table's columns); those that the store has already are not added again.
 
@@ -98,8 +101,7 @@ class Store:
                 self._rewrite(kind, agree.keys(kind, apart))
                 pairs = pairs.join(apart.select(ROW), on=ROW, how="anti")
             frame = frame.join(pairs.select(ROW), on=ROW, how="anti", maintain_order="left").drop(ROW)
-            for folder in self._write(kind, frame):
-                self._merge_small(kind, folder)
+            self._merge_small(kind, self._write(kind, frame))
         return Written(len(frame) - gone, repeated + len(pairs), outvoted + gone)
 
     def delete(self, table: str, *, chain: str, from_block: int, pool: str | None = None) -> int:
@@ -207,20 +209,13 @@ class Store:
         bounds = None
         if column is not None and len(frame) and not frame[column].null_count():
             bounds = (frame[column].min(), frame[column].max())
-        met = [frame.select(kind.names).clear()]
-        wanted = agree.keys(kind, frame)
-        for part in self._parts(kind.name):
-            held = part.ranges.get(column) if bounds and column else None
-            if held is not None and bounds is not None and (held[1] < bounds[0] or bounds[1] < held[0]):
-                continue
-            rows = pl.scan_parquet(part.path)
-            if bounds is not None and column is not None:
-                rows = rows.filter(pl.col(column).is_between(*bounds) | pl.col(column).is_null())
-            stored = rows.collect()
-            same = agree.keyed(kind, stored).join(wanted, on=agree.key_names(kind), how="semi", nulls_equal=True)
-            if len(same):
-                met.append(same.select(kind.names))
-        return agree.pairs(kind, frame, pl.concat(met))
+        held = [part for part in self._parts(kind.name) if bounds is None or _reaches(part, str(column), bounds)]
+        if not held:
+            return agree.pairs(kind, frame, frame.select(kind.names).clear())
+        rows = pl.scan_parquet([part.path for part in held])
+        if bounds is not None and column is not None:
+            rows = rows.filter(pl.col(column).is_between(*bounds) | pl.col(column).is_null())
+        return agree.pairs(kind, frame, rows.collect().select(kind.names))
 
     def _rewrite(self, kind: Table, keys: pl.DataFrame) -> int:
         """Take the rows with these keys out of the parts that hold them."""
@@ -277,10 +272,14 @@ class Store:
             part.path.unlink()
             del self._known[part.path]
 
-    def _merge_small(self, kind: Table, folder: Path) -> None:
-        small = [part for part in self._parts(kind.name) if part.path.parent == folder and part.rows < _SMALL_ROWS]
-        if len(small) > _MOST_SMALL:
-            self._replace_parts(kind, small, pl.concat([pl.read_parquet(part.path) for part in small]))
+    def _merge_small(self, kind: Table, folders: Iterable[Path]) -> None:
+        """Make one part of a day's small parts where there are many, as a live recorder leaves them."""
+        for folder in folders:
+            if sum(1 for _ in folder.glob("*.parquet")) <= _MOST_SMALL:
+                continue
+            small = [part for part in self._parts(kind.name) if part.path.parent == folder and part.rows < _SMALL_ROWS]
+            if len(small) > _MOST_SMALL:
+                self._replace_parts(kind, small, pl.concat([pl.read_parquet(part.path) for part in small]))
 
 
 # columns whose values repeat, so that a dictionary pays
@@ -288,17 +287,6 @@ _REPEATING = {
     "chain", "pool", "protocol", "source", "venue", "symbol", "kind", "event", "side", "token", "quote_token", "fee_ppm",
     "sender", "recipient", "wallet", "owner", "market", "interval_s", "taker_side", "sequence",
 }  # fmt: skip
-
-
-def moment(name: str, value: Moment | None) -> datetime | None:
-    """A UTC time from text such as 2023-08-14, a date or a datetime (no zone is UTC). Raises TapeError naming the argument."""
-    if value is None:
-        return None
-    try:
-        found: datetime = times(pl.Series(name, [value]))[0]
-    except TapeError as error:
-        raise TapeError(f"{name} = {value!r}; accepted is a UTC time such as 2023-08-14") from error
-    return found.astimezone(UTC)
 
 
 def to_arrow(kind: Table, frame: pl.DataFrame) -> pyarrow.Table:
@@ -324,6 +312,11 @@ def _same_hash(kind: Table, pairs: pl.DataFrame) -> pl.DataFrame:
         if name in kind.names and name not in kind.key:
             pairs = pairs.filter((pl.col(name) == pl.col(f"{name}{agree.OLD}")).fill_null(True))
     return pairs
+
+
+def _reaches(part: _Part, column: str, bounds: tuple[Any, Any]) -> bool:
+    held = part.ranges.get(column)
+    return held is None or (held[0] <= bounds[1] and bounds[0] <= held[1])
 
 
 def _read_footer(path: Path) -> _Part:

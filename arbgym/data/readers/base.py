@@ -30,6 +30,8 @@ class Options:
     market: str | None = None
     token: str | None = None
     quote_token: str | None = None
+    time: str | None = None  # of a snapshot without times
+    skip_unknown: bool = False  # leave out pools whose tokens' decimals are unknown, rather than refuse the table
 
 
 class Lookup(Protocol):

@@ -35,8 +35,9 @@ def pumpportal(rows: Rows) -> Tables:
     frame = trade_rows(
         rows, rows.number("tokenAmount", "initialBuy"), rows.number("solAmount"), kind,
         timestamp=rows.time("timestamp", "recv_time", "received", "local_timestamp", "time"), chain=_chain(rows),
-        venue="pump.fun", wallet=rows.text("traderPublicKey"), token=rows.text("mint"), quote_token=_SOL, price_after=sol / tokens,
-        quote_reserve=sol, base_reserve=tokens, pool=rows.text("bondingCurveKey"), block_number=rows.whole("slot"),
+        venue="pump.fun", wallet=rows.text("traderPublicKey"), token=rows.text("mint"), quote_token=_SOL,
+        price_after=sol / tokens, quote_reserve=sol, base_reserve=tokens, pool=rows.text("bondingCurveKey"),
+        block_number=rows.whole("slot"),
         transaction_hash=rows.text("signature"), position="",
     )  # fmt: skip
     return {"wallet_trades": frame.filter(kind.is_in(["buy", "sell"]))}

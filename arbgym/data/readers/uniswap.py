@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from arbgym.data.columns import moment
 from arbgym.data.needs import pl
 from arbgym.data.readers.base import Rows, Tables, reader
 from arbgym.data.readers.chain_rows import (
@@ -281,7 +282,17 @@ def fastlane_pools(rows: Rows) -> Tables:
 def _pool_tables(
     rows: Rows, chain: Any, protocol: pl.Series, style: str, known: pl.Series, decimals0: pl.Series, decimals1: pl.Series
 ) -> Tables:
-    """Pools and their states; pools whose decimals are unknown are kept out of both tables, for nothing can be priced there."""
+    """Pools and their states. A pool whose decimals are unknown is refused, or left out where the options say so."""
+    if not known.all() and not rows.options.skip_unknown:
+        row = int((~known).arg_true()[0])
+        token = rows.text("token0", "tkn0_address") if decimals0[row] is None else rows.text("token1", "tkn1_address")
+        raise TapeError(
+            f"the decimals of token {token[row]} are missing; accepted are decimals for every token, or --skip-unknown to leave "
+            "such pools out",
+            "decimals0" if decimals0[row] is None else "decimals1",
+            rows.first_row + row,
+            rows.path,
+        )
     fastlane = style == "fastlane"
     pool = rows.text("address" if fastlane else "pool")
     raw0 = rows.raw("tkn0_balance" if fastlane else "reserve0_raw")
@@ -302,8 +313,11 @@ def _pool_tables(
         tick_spacing=rows.whole("tick_spacing"),
     )  # fmt: skip
     stated = known & price.is_not_null()
+    times = rows.time("timestamp")
+    if rows.options.time is not None:
+        times = times.fill_null(moment("time", rows.options.time))
     states = rows.table(
-        timestamp=rows.time("timestamp"), chain=chain, pool=pool, protocol=protocol,
+        timestamp=times, chain=chain, pool=pool, protocol=protocol,
         block_number=rows.whole("last_updated_block", "block_number"), sqrt_price_x96_raw=sqrt, liquidity_raw=liquidity_raw,
         tick=rows.whole("tick"), reserve0_raw=raw0.set(v3, None), reserve1_raw=raw1.set(v3, None), price=price,
         liquidity=liquidity, fee_ppm=fee,
