@@ -1,6 +1,6 @@
-"""``python -m experiments.benchmark [amm|env|train] --json FILE``: speed as ratios measured in one run, a table and JSON.
+"""``python -m experiments.benchmark [amm|env|train|data] --json FILE``: speed as ratios measured in one run, a table and JSON.
 
-Without a name all three run. Rates are the best of a few repetitions; on a shared machine trust the ratios.
+Without a name all of them run. Rates are the best of a few repetitions; on a shared machine trust the ratios.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("amm", "env", "train")
+PARTS = ("amm", "env", "train", "data")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -148,9 +148,9 @@ def raws(series: pl.Series, first_row: int = 0) -> pl.Series:
     if series.dtype.is_float():
         refuse_first(series.is_not_null() & (series != series.round()), series, "accepted are whole numbers", first_row)
         return pl.Series(series.name, [None if v is None or v != v else str(int(v)) for v in series], pl.String)
-    text = without_null_words(series.cast(pl.String))
-    plain = text.str.contains(r"^-?[0-9]+$")
-    if not plain.all():
+    text = series.cast(pl.String)
+    if not text.str.contains(r"^-?[0-9]+$").all():
+        text = without_null_words(text)
         text = pl.Series(series.name, [_exact(value) for value in text], pl.String)
         bad = series.is_not_null() & text.is_null() & ~series.cast(pl.String).str.strip_chars().is_in(list(NULLS))
         refuse_first(bad, series, "accepted are whole numbers in smallest units", first_row)
@@ -175,11 +175,12 @@ def names(series: pl.Series) -> pl.Series:
     """Text; addresses and hashes that start with 0x (or are bytes) in lower case."""
     if series.dtype == pl.Binary:
         return "0x" + series.bin.encode("hex")
-    text = without_null_words(series.cast(pl.String))
+    text = series.cast(pl.String)
     first = text.drop_nulls().head(1)
     if len(first) and first.str.contains("^0[xX]").item():
-        return text.str.to_lowercase()
-    return text
+        short = (text.str.len_bytes() < 10).any()  # only short text can be a word for nothing
+        return (without_null_words(text) if short else text).str.to_lowercase()
+    return without_null_words(text)
 
 
 def flags(series: pl.Series, first_row: int = 0) -> pl.Series:

@@ -44,7 +44,7 @@ def describe_frame(table: Table, frame: pl.LazyFrame) -> Described:
     """Spans, spacing, gaps and volatility of every series of a canonical table.
 
     A gap is a spacing of more than 1.5 times the interval that the rows state, or else of 10 times the median one.
-    Volatility is of the log price, in bps per row and in per cent a year.
+    Volatility is of the log price between rows without a gap, in bps per row and in per cent a year.
     """
     by = list(SERIES[table.name])
     names = {column.name for column in table.columns}
@@ -78,7 +78,7 @@ def describe_frame(table: Table, frame: pl.LazyFrame) -> Described:
     ]
     if value == "price":
         moves = (pl.col("price").log().diff()).over(by).alias("_move")
-        ordered = ordered.with_columns(moves)
+        ordered = ordered.with_columns(moves).with_columns(pl.when(~pl.col("_gap")).then(pl.col("_move")).alias("_move"))
         figures += [
             pl.col("price").drop_nulls().first().alias("first_price"),
             pl.col("price").drop_nulls().last().alias("last_price"),
@@ -86,7 +86,8 @@ def describe_frame(table: Table, frame: pl.LazyFrame) -> Described:
             ((pl.col("_move") ** 2).sum() / pl.col("_step").filter(pl.col("_move").is_not_null()).sum()).alias("_variance"),
         ]
     elif value is not None:
-        figures += [pl.col(value).quantile(share).alias(f"{value}_p{share * 100:g}") for share in (0.05, 0.5, 0.95)]
+        of = pl.coalesce(value, "gas_price_gwei") if value == "base_fee_gwei" else pl.col(value)
+        figures += [of.quantile(share).alias(f"{value}_p{share * 100:g}") for share in (0.05, 0.5, 0.95)]
     series = (
         ordered.group_by(by).agg(figures).sort(["rows", *by], descending=[True, *(False for _ in by)], nulls_last=True).collect()
     )

@@ -15,6 +15,7 @@ from arbgym.market.tape import Tape, TapeError
 _MOST = 6
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe and Ito's, apart for everybody
 _POINTS = 4_000
+_EDGES = np.logspace(-3, 9, 97)  # s, 8 bins per decade
 
 
 def _figure(path: Path, panels: int) -> Any:
@@ -54,12 +55,13 @@ def draw_tables(frames: Mapping[str, pl.LazyFrame], described: Mapping[str, Desc
         label = " ".join(_short(str(row[part])) for part in by)
         every = max(1, len(series) // _POINTS)
         thin = series.gather_every(every)
-        prices.plot(thin["timestamp"], thin["price"] / series["price"][0], color=colour, lw=1, label=label)
+        shown = (thin["price"] / series["price"][0]).to_numpy().copy()
+        apart = np.diff(thin["timestamp"].dt.epoch("us").to_numpy(), prepend=np.nan)
+        shown[apart > 20 * np.nanmedian(apart)] = np.nan  # no line across a gap
+        prices.plot(thin["timestamp"], shown, color=colour, lw=1, label=label)
         steps = series["timestamp"].diff().dt.total_microseconds().drop_nulls().to_numpy() / 1e6
-        steps = steps[steps > 0]
-        if steps.size:
-            edges = np.logspace(np.floor(np.log10(steps.min())), np.ceil(np.log10(steps.max())) + 0.01, 40)
-            gaps.hist(steps, bins=edges, histtype="step", color=colour, label=label, lw=1.4)
+        counts, _ = np.histogram(steps, bins=_EDGES)
+        gaps.stairs(counts, _EDGES, color=colour, label=label, lw=1.4)
     prices.set(ylabel="price, first = 1", title="Prices of the longest series")
     for colour, name in zip(_COLOURS * 2, [name for name in frames if described[name].table.time], strict=False):
         days = frames[name].filter(pl.col("timestamp").is_not_null()).group_by(pl.col("timestamp").dt.truncate("1d")).len()

@@ -23,8 +23,8 @@ from arbgym.data.needs import pl, pyarrow
 from arbgym.market.tape import TapeError
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson", ".json", ".feather", ".arrow", ".ipc")
-BATCH_ROWS = 400_000
-_BLOCK_BYTES = 1 << 26
+BATCH_ROWS = 200_000
+_BLOCK_BYTES = 1 << 25
 
 
 def kind_of(path: Path) -> str:

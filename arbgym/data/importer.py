@@ -6,13 +6,14 @@ then its place is remembered, so a process that was killed goes on where it was,
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from arbgym.data import files, sanity
 from arbgym.data.columns import as_polars
@@ -24,6 +25,7 @@ from arbgym.data.store import As, Store, Written, given_back
 from arbgym.market.tape import TapeError
 
 _PREFER = ("", "new", "old")
+_Item = TypeVar("_Item")
 
 
 @dataclass
@@ -189,26 +191,35 @@ def _import(
     if prefer not in _PREFER:
         raise TapeError(f"prefer = {prefer!r}; accepted are new, old or nothing")
     held = (store.progress(resumable) if resumable else None) or {}
-    skip, memory = int(held.get("rows", 0)), dict(held.get("memory", {}))
-    lookup: Lookup = StoreLookup(store)
-    known: Reader | None = None
+    skip, waiting = int(held.get("rows", 0)), dict(held.get("waiting", {}))
     done = Imported("", "", resumed_at=skip)
-    with _bar(source, total, skip, progress) as bar:
+
+    def converted() -> Iterator[tuple[int, int, Tables, dict[str, Any]]]:
+        memory = dict(held.get("memory", {}))
+        known: Reader | None = None
         for first, frame in opened(skip):
             if known is None:
                 known = recognise(frame.columns, path, reader)
                 done.reader, done.title = known.name, known.title
-            tables = known.read(Rows(frame, options, path, first, lookup, memory))
+            tables = known.read(Rows(frame, options, path, first, StoreLookup(store), memory))
             for name, table in tables.items():
-                written = _append(store, name, table, source, path, prefer, allow_jumps, memory)
+                signs = [table[SIGN]] if SIGN in table.columns else []
+                full = conform(table_named(name), table.drop(SIGN, strict=False), path, source=source)
+                if not allow_jumps:
+                    sanity.check(name, full, path, memory)
+                tables[name] = full.with_columns(signs)
+            yield first, len(frame), tables, copy.deepcopy(memory)
+
+    with _bar(source, total, skip, progress) as bar:
+        for first, count, tables, memory in _ahead(converted()):  # the next batch is read and converted while this one is written
+            for name, table in tables.items():
+                written = _append(store, name, table, source, path, prefer, waiting)
                 done.tables[name] = done.tables.get(name, Written()) + written
-                if name in ("pools", "tokens", "blocks"):
-                    lookup = StoreLookup(store)
-            done.rows += len(frame)
+            done.rows += count
             if resumable:
-                store.set_progress(resumable, {"rows": first + len(frame), "memory": memory})
-            bar.update(len(frame))
-    if known is None and not skip:
+                store.set_progress(resumable, {"rows": first + count, "memory": memory, "waiting": waiting})
+            bar.update(count)
+    if not done.reader and not skip:
         raise TapeError("no rows; accepted is a table with rows", path=path)
     if resumable:
         store.set_progress(resumable, {})
@@ -216,16 +227,12 @@ def _import(
 
 
 def _append(
-    store: Store, name: str, table: pl.DataFrame, source: str, path: str, prefer: str, allow_jumps: bool, memory: dict[str, Any]
+    store: Store, name: str, table: pl.DataFrame, source: str, path: str, prefer: str, waiting: dict[str, Any]
 ) -> Written:
-    kind = table_named(name)
     if SIGN in table.columns:
-        table = _settled(store, name, _net(name, table), memory)
-    frame = conform(kind, table, path, source=source)
-    if not allow_jumps:
-        sanity.check(name, frame, path, memory)
+        table = _settled(store, name, _net(name, table), waiting)
     try:
-        return store.append(name, frame, source=source, replace=prefer == "new", keep=prefer == "old")
+        return store.append(name, table, source=source, replace=prefer == "new", keep=prefer == "old")
     except TapeError as error:
         raise TapeError(error.rule, error.column, error.row, path, error.time) from error
 
@@ -245,10 +252,10 @@ def _net(name: str, frame: pl.DataFrame) -> pl.DataFrame:
     return left.unique(_identity(name), keep="first", maintain_order=True).drop("__net")
 
 
-def _settled(store: Store, name: str, frame: pl.DataFrame, memory: dict[str, Any]) -> pl.DataFrame:
-    """The rows to append, after those of sign -1 have taken theirs out of the store, or wait for them in ``memory``."""
+def _settled(store: Store, name: str, frame: pl.DataFrame, kept: dict[str, Any]) -> pl.DataFrame:
+    """The rows to append, after those of sign -1 have taken theirs out of the store, or wait for them in ``kept``."""
     identity = _identity(name)
-    waiting: list[list[Any]] = memory.setdefault(f"taken_back.{name}", [])
+    waiting: list[list[Any]] = kept.setdefault(name, [])
     added = frame.filter(pl.col(SIGN) > 0).drop(SIGN)
     gone = frame.filter(pl.col(SIGN) < 0).drop(SIGN)
     plain = [pl.col(column).cast(pl.String) for column in identity]
@@ -276,35 +283,38 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _ahead(batches: Iterator[tuple[int, pl.DataFrame]], depth: int = 1) -> Iterator[tuple[int, pl.DataFrame]]:
-    """The same batches, read by a thread while the caller works on the last."""
-    waiting: queue.Queue[tuple[int, pl.DataFrame] | BaseException | None] = queue.Queue(depth)
+def _ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items, made by a thread one ahead of the caller."""
+    waiting: queue.Queue[tuple[_Item | None, BaseException | None]] = queue.Queue(1)
     stop = threading.Event()
 
-    def put(item: tuple[int, pl.DataFrame] | BaseException | None) -> None:
+    def put(item: _Item | None, error: BaseException | None = None) -> None:
         while not stop.is_set():
             try:
-                waiting.put(item, timeout=0.1)
+                waiting.put((item, error), timeout=0.1)
                 return
             except queue.Full:
                 continue
 
     def run() -> None:
         try:
-            for batch in batches:
-                put(batch)
+            for item in items:
+                put(item)
                 if stop.is_set():
                     return
             put(None)
-        except TapeError as error:
-            put(error)
+        except BaseException as error:  # noqa: BLE001 (raised again in the caller's thread)
+            put(None, error)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
             yield item
     finally:
         stop.set()
