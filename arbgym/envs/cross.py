@@ -34,7 +34,9 @@ Observations
 
 Reward
     Change of marked net worth less ``inventory_penalty_bps`` of the exposure's value, over ``reward_scale_quote``. With
-    ``utility="log"`` the change is that of the logarithm of net worth, times the starting worth. ``info`` has each part, and
+    ``utility="log"`` the change is that of the logarithm of net worth, times the starting worth. Without
+    ``reward_price_moves`` the change is taken at constant prices: the same on average where the price is a martingale, and far
+    less noisy to learn from; what a policy is judged by, ``net_profit``, counts them. ``info`` has each part, and
     ``oracle_profit``, the most that hindsight about rivals, inclusion and order flow (not about prices) could have made.
 
 Episode end
@@ -153,6 +155,7 @@ class CrossConfig(MarketConfig):
     # reward and end
     utility: Literal["linear", "log"] = "linear"
     inventory_penalty_bps: float = 0.01  # of the exposure's value, per block
+    reward_price_moves: bool = True  # count what an open position gains or loses by the price's own moves
     ruin_share: float = 0.2
 
     least_pools: ClassVar[int] = 1
@@ -169,6 +172,10 @@ class CrossConfig(MarketConfig):
         super().__post_init__()
         if self.utility not in _UTILITIES:
             raise ValueError(f"utility = {self.utility!r}; accepted are {', '.join(_UTILITIES)}")
+        if self.utility == "log" and not self.reward_price_moves:
+            raise ValueError(
+                "reward_price_moves = False with utility = 'log'; accepted is True: log utility is about those moves"
+            )
         for name in ("taker_fee_bps", "spread_bps", "rival_cost_bps"):
             require(name, getattr(self, name), 0.0, 5_000.0)
         for k, pool in enumerate(self.pools):
@@ -749,6 +756,8 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
     info[_EXPOSURE] = exposure
     info[_PENALTY] = c.inventory_penalty_bps * 1e-4 * abs(exposure)
     reward = info[_NET]
+    if not c.reward_price_moves:
+        reward += info[_INVENTORY_LOSS]
     if c.log_utility:
         floor = 1e-6 * s.start_worth
         reward = s.start_worth * math.log(max(s.worth, floor) / max(worth, floor))

@@ -319,10 +319,27 @@ def test_log_utility_is_the_growth_of_net_worth() -> None:
         assert np.array_equal(linear.info["net_profit"], growth.info["net_profit"])
 
 
+def test_rewards_at_constant_prices_are_the_same_on_average_and_less_noisy() -> None:
+    both = [play(4_096, reward_price_moves=counted) for counted in (True, False)]
+    totals = [np.zeros(4_096), np.zeros(4_096)]
+    for _ in range(60):
+        rows = decisions(4_096, better_side(both[0]), 0.8, 0.5, 0.2, 0.0)
+        for env, total in zip(both, totals, strict=True):
+            env.step_decisions(rows)
+            total += env.rewards
+        assert np.array_equal(both[0].info["net_profit"], both[1].info["net_profit"])
+        expected = both[1].info["net_profit"] + both[1].info["inventory_loss"] - both[1].info["inventory_penalty"]
+        assert np.allclose(both[1].rewards * both[1].config.reward_scale_quote, expected, rtol=1e-12, atol=1e-12)
+    difference = totals[0] - totals[1]
+    assert abs(difference.mean()) < 4.0 * difference.std() / 64.0
+    assert totals[1].std() < 0.9 * totals[0].std()
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         ({"utility": "square"}, "utility"),
+        ({"utility": "log", "reward_price_moves": False}, "reward_price_moves"),
         ({"taker_fee_bps": -1.0}, "taker_fee_bps"),
         ({"depth_quote": 0.0}, "depth_quote"),
         ({"pools": (PoolConfig("reference", 0.0, 1e6),)}, "reference"),
