@@ -205,6 +205,7 @@ def _import(
             for name, table in tables.items():
                 signs = [table[SIGN]] if SIGN in table.columns else []
                 full = conform(table_named(name), table.drop(SIGN, strict=False), path, source=source)
+                check(table_named(name), full, path)
                 if not allow_jumps:
                     sanity.check(name, full, path, memory)
                 tables[name] = full.with_columns(signs)
@@ -213,7 +214,7 @@ def _import(
     with _bar(source, total, skip, progress) as bar:
         for first, count, tables, memory in _ahead(converted()):  # the next batch is read and converted while this one is written
             for name, table in tables.items():
-                written = _append(store, name, table, source, path, prefer, waiting)
+                written = _append(store, name, table, path, prefer, waiting)
                 done.tables[name] = done.tables.get(name, Written()) + written
             done.rows += count
             if resumable:
@@ -226,13 +227,11 @@ def _import(
     return done
 
 
-def _append(
-    store: Store, name: str, table: pl.DataFrame, source: str, path: str, prefer: str, waiting: dict[str, Any]
-) -> Written:
+def _append(store: Store, name: str, table: pl.DataFrame, path: str, prefer: str, waiting: dict[str, Any]) -> Written:
     if SIGN in table.columns:
         table = _settled(store, name, _net(name, table), waiting)
     try:
-        return store.append(name, table, source=source, replace=prefer == "new", keep=prefer == "old")
+        return store.append_checked(name, table, replace=prefer == "new", keep=prefer == "old")
     except TapeError as error:
         raise TapeError(error.rule, error.column, error.row, path, error.time) from error
 

@@ -90,6 +90,11 @@ class Store:
         if ROW not in frame.columns:
             frame = frame.with_row_index(ROW)
         check(kind, frame)
+        return self.append_checked(table, frame, replace=replace, keep=keep)
+
+    def append_checked(self, table: str, frame: pl.DataFrame, *, replace: bool = False, keep: bool = False) -> Written:
+        """``append`` for rows that ``rules.conform`` and ``rules.check`` have been over, with row numbers in ``_row``."""
+        kind = table_named(table)
         frame, repeated, outvoted = agree.within(kind, frame, "new" if replace else "old" if keep else "")
         with self._lock():
             pairs = self._meeting(kind, frame)
@@ -258,7 +263,13 @@ class Store:
             table = table.replace_schema_metadata({**table.schema.metadata, _REPLACES: json.dumps(replaces).encode()})
         repeating = [name for name in table.column_names if name in _REPEATING]
         parquet.write_table(
-            table, beside, compression="zstd", compression_level=1, use_dictionary=repeating, row_group_size=_GROUP_ROWS
+            table,
+            beside,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=repeating,
+            write_statistics=[name for name in table.column_names if name in _PRUNING],
+            row_group_size=_GROUP_ROWS,
         )
         with beside.open("rb") as file:
             os.fsync(file.fileno())
@@ -282,6 +293,8 @@ class Store:
                 self._replace_parts(kind, small, pl.concat([pl.read_parquet(part.path) for part in small]))
 
 
+# columns whose range in a part tells which parts a question can leave out
+_PRUNING = ("block_number", "timestamp", "sequence")
 # columns whose values repeat, so that a dictionary pays
 _REPEATING = {
     "chain", "pool", "protocol", "source", "venue", "symbol", "kind", "event", "side", "token", "quote_token", "fee_ppm",
@@ -328,7 +341,7 @@ def _read_footer(path: Path) -> _Part:
     ranges: dict[str, tuple[Any, Any]] = {}
     for index in range(metadata.num_columns):
         name = metadata.schema.column(index).name
-        if name not in ("block_number", "timestamp", "sequence"):
+        if name not in _PRUNING:
             continue
         held = [metadata.row_group(group).column(index).statistics for group in range(metadata.num_row_groups)]
         if held and all(stats is not None and stats.has_min_max and not stats.null_count for stats in held):
