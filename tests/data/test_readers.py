@@ -301,8 +301,8 @@ def test_clickhouse_rows_collapse_by_their_sign(tmp_path: Path) -> None:
     assert error.value.column == "token_a" and error.value.row == 0
     solana = {
         "timestamp": T0, "dex": "raydium", "token_a": "A", "token_b": "B", "amount_a": [-5.0, -5.0, 4.0],
-        "amount_b": [1.0, 1.0, -2.0], "account": "W", "slot": 3, "transaction_index": 0, "instruction_address": ["0", "0", "1.2"], "transaction_hash": "sig",
-        "sign": [1, -1, 1],
+        "amount_b": [1.0, 1.0, -2.0], "account": "W", "slot": 3, "transaction_index": 0,
+        "instruction_address": ["0", "0", "1.2"], "transaction_hash": "sig", "sign": [1, -1, 1],
     }  # fmt: skip
     trades = to_canonical(pd.DataFrame(solana))["wallet_trades"]
     assert trades["side"].tolist() == ["sell"] and trades["position"].tolist() == ["1.2"] and trades["price"].tolist() == [0.5]
