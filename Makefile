@@ -1,7 +1,8 @@
-# make train | test | lint | benchmark | conformance: each sets up what it needs, once per change of pyproject.toml.
+# make train | test | lint | benchmark | conformance | offline | test-offline: each sets up what it needs, once per change of pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 GYM100 := .venv-gym100
+OFFLINE := .venv-offline
 RUN := $(VENV)/bin/python
 # One thread per library: the learner's small networks lose time to a second one as soon as another process is busy.
 export OMP_NUM_THREADS ?= 1
@@ -11,7 +12,7 @@ EXTRAS ?= dev
 # pip's own range comes first in the command, so that an index with a CPU build of torch is asked for that one.
 TORCH := "torch>=2.6,<2.14"
 
-.PHONY: train test test-slow lint benchmark conformance clean
+.PHONY: train test test-slow lint benchmark conformance offline test-offline clean
 
 train: $(VENV)/.installed
 	$(RUN) -m experiments.train ppo_flash
@@ -31,7 +32,13 @@ benchmark: $(VENV)/.installed
 	$(RUN) -m experiments.benchmark
 
 conformance: $(GYM100)/.installed
-	$(GYM100)/bin/python -m pytest -m conformance -q --ignore=tests/agents --ignore=tests/experiments
+	$(GYM100)/bin/python -m pytest -m conformance -q --ignore=tests/agents --ignore=tests/experiments --ignore=tests/offline
+
+# IQL, CQL and cloning: d3rlpy pins gymnasium 1.0.0, so they have an environment of their own, in which the same commands run.
+offline: $(OFFLINE)/.installed
+
+test-offline: $(OFFLINE)/.installed
+	$(OFFLINE)/bin/python -m pytest -q tests/offline
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,5 +50,10 @@ $(GYM100)/.installed: pyproject.toml
 	$(GYM100)/bin/python -m pip install --quiet "gymnasium==1.0.0" -e ".[data,test]"
 	touch $@
 
+$(OFFLINE)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OFFLINE)
+	$(OFFLINE)/bin/python -m pip install --quiet $(TORCH) -e ".[train,data,offline,test]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(GYM100) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GYM100) $(OFFLINE) build dist .pytest_cache .mypy_cache .ruff_cache

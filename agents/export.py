@@ -1,4 +1,4 @@
-"""A trained stable-baselines3 model as one self-contained ONNX file, checked against the model it came from."""
+"""A trained stable-baselines3 or d3rlpy model as one self-contained ONNX file, checked against the model it came from."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
+from agents.offline import OfflinePolicy
 from arbgym.onnx_graph import parse
 from arbgym.policy import GOLDEN_PAIRS, Golden
 
@@ -52,8 +53,13 @@ class DecisionNetwork(nn.Module):
         return logits, torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
 
 
-def decision_network(model: PPO | DQN) -> DecisionNetwork:
+Model = PPO | DQN | OfflinePolicy
+
+
+def decision_network(model: Model) -> DecisionNetwork:
     """The deterministic part of a model; its weights are shared, not copied."""
+    if isinstance(model, OfflinePolicy):
+        return DecisionNetwork(model.network(), model.observation_space, _sizes(model.action_space)).eval()
     policy: Any = model.policy
     extractor = policy.features_extractor if isinstance(model, PPO) else policy.q_net.features_extractor
     if not isinstance(extractor, FlattenExtractor):
@@ -78,7 +84,7 @@ def _sizes(space: gymnasium.spaces.Space[Any]) -> tuple[int, ...]:
     raise TypeError(f"action space {space}; accepted are MultiDiscrete, Discrete and Box")
 
 
-def export(model: PPO | DQN, observations: NDArray[np.float32]) -> tuple[bytes, Golden]:
+def export(model: Model, observations: NDArray[np.float32]) -> tuple[bytes, Golden]:
     """The ONNX file's bytes and golden pairs, after its answers to all ``observations`` (M, D) were held
     against the model's.
 
@@ -109,16 +115,14 @@ def export(model: PPO | DQN, observations: NDArray[np.float32]) -> tuple[bytes, 
     return content, Golden(observations[chosen], logits[chosen], actions[chosen])
 
 
-def differing_actions(
-    model: PPO | DQN, act: Callable[[NDArray[np.float32]], NDArray[Any]], observations: NDArray[np.float32]
-) -> int:
+def differing_actions(model: Model, act: Callable[[NDArray[np.float32]], NDArray[Any]], observations: NDArray[np.float32]) -> int:
     """In how many rows ``act`` takes another action than ``model.predict(deterministic=True)`` (1e-5 apart if
     continuous).
     """
     return int(_differ(act(observations), _predict(model, observations)).sum())
 
 
-def _predict(model: PPO | DQN, observations: NDArray[np.float32]) -> NDArray[Any]:
+def _predict(model: Model, observations: NDArray[np.float32]) -> NDArray[Any]:
     return np.asarray(model.predict(observations, deterministic=True)[0]).reshape(len(observations), -1)
 
 

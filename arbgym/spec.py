@@ -152,6 +152,45 @@ def decode(choices: Sequence[Choice], encoding: Encoding, actions: NDArray[Any])
     return decisions
 
 
+def encode(choices: Sequence[Choice], encoding: Encoding, decisions: NDArray[np.float64]) -> NDArray[Any]:
+    """Encoded actions that mean these decisions (N, A), or the nearest that the encoding can express: the inverse of ``decode``.
+
+    int64 (N, A) for multidiscrete, int64 (N, 1) for discrete, float32 (N, A) for continuous. Distances are taken in places
+    within each component's list of values, so that every component weighs the same; whatever has the first component's first
+    value (wait) is encoded as waiting by the discrete encoding.
+    """
+    places = np.stack([_places(choice, decisions[:, a]) for a, choice in enumerate(choices)], axis=1)
+    if encoding == "multidiscrete":
+        nearest: NDArray[np.int64] = np.rint(places).astype(np.int64)
+        return nearest
+    sizes = np.array([len(choice.values) for choice in choices])
+    if encoding == "discrete":
+        flat = action_tables(choices, encoding).flat
+        rows = np.stack([_places(choice, flat[:, a]) for a, choice in enumerate(choices)], axis=1) / np.maximum(sizes - 1, 1)
+        places = places / np.maximum(sizes - 1, 1)
+        distance = np.zeros((len(places), len(rows)))
+        for a, choice in enumerate(choices):
+            apart = np.abs(places[:, a, None] - rows[None, :, a])
+            distance += apart if choice.ordered else 1e3 * (apart > 1e-9)  # another category is farther than any number
+        waiting = np.rint(places[:, 0] * (sizes[0] - 1)) == 0
+        flat_index: NDArray[np.int64] = np.where(waiting, 0, distance.argmin(axis=1)).astype(np.int64)
+        return flat_index[:, None]
+    ordered = np.array([choice.ordered for choice in choices])
+    share = np.where(ordered, places / np.maximum(sizes - 1, 1), (np.rint(places) + 0.5) / sizes)
+    boxed: NDArray[np.float32] = (2.0 * share - 1.0).astype(np.float32)
+    return boxed
+
+
+def _places(choice: Choice, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where values stand in a component's list: fractional between two values where ordered, else the nearest one's place."""
+    listed = np.array(choice.values)
+    if choice.ordered:
+        places: NDArray[np.float64] = np.interp(values, listed, np.arange(len(listed)))
+        return places
+    nearest: NDArray[np.float64] = np.abs(values[:, None] - listed[None, :]).argmin(axis=1).astype(np.float64)
+    return nearest
+
+
 @kernel
 def decode_rows(tables: ActionTables, actions: Any, decisions: NDArray[np.float64]) -> None:
     """``decode_row`` for each row."""

@@ -191,6 +191,7 @@ def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
 
 # an open position's luck is noise to a learner: its reward is taken at constant prices, its judgement is not
 _CROSS = {"reward_price_moves": False}
+_OFFLINE: dict[str, Encoding] = {"iql": "continuous", "cql": "discrete"}
 RUNS: dict[str, Named] = {
     "ppo_flash": Named(
         environment="ArbFlash-v0",
@@ -226,6 +227,19 @@ RUNS: dict[str, Named] = {
         quick_steps=32_768,
         world=_CROSS,
     ),
+    **{
+        f"{algorithm}_{environment}": Named(
+            environment=id_,
+            agent=_recipe("agents.offline", f"{algorithm.upper()}Recipe"),
+            quick_agent={"environments": 64, "batch": 256, "hidden": (32,)},
+            action=action,
+            steps=8_000,
+            quick_steps=300,
+            world=world,
+        )
+        for algorithm, action in _OFFLINE.items()
+        for environment, id_, world in (("flash", "ArbFlash-v0", {}), ("cross", "ArbCross-v0", _CROSS))
+    },
 }
 
 

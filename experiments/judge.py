@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,23 +13,28 @@ from rich.table import Table
 
 import arbgym
 from arbgym.engine import NativeVectorEnv
-from arbgym.evaluation import TUNING_SEED, EncodedPolicy, Simulator, decide_with, evaluate
+from arbgym.evaluation import TUNING_SEED, Decide, EncodedPolicy, Simulator, decide_with, evaluate
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.worlds import held_out_arguments, training_arguments
 
 
-def judge(config: RunConfig[Any, Any], policy: EncodedPolicy, evaluation: EvaluationConfig) -> dict[str, Any]:
+def judge(
+    config: RunConfig[Any, Any],
+    policy: EncodedPolicy,
+    evaluation: EvaluationConfig,
+    others: Mapping[str, Decide] | None = None,
+) -> dict[str, Any]:
     """What ``result.json`` says of the policies: see ``arbgym.evaluation.Evaluation.to_json``.
 
-    Baselines choose their numbers on tuning worlds (or the training span) only. Deterministic in configuration
-    and policy.
+    Baselines choose their numbers on tuning worlds (or the training span) only. ``others`` are judged as they are.
+    Deterministic in configuration and policies.
     """
     module = arbgym.ENVIRONMENTS[config.environment]
     tuning = Simulator(module, training_arguments(config), TUNING_SEED, evaluation.tuning_episodes)
     rules = {name: baseline.fit(tuning) for name, baseline in config.definition.baselines().items()}
     found = evaluate(
         module,
-        {config.name: policy, **rules},
+        {config.name: policy, **(others or {}), **rules},
         subject=config.name,
         episodes=evaluation.episodes,
         seed=evaluation.seed,

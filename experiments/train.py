@@ -20,7 +20,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from rich.console import Console
 from stable_baselines3.common.logger import configure
 
 from agents.export import differing_actions, export
+from agents.offline import OfflineRecipe
 from agents.recipe import use_threads
 from agents.vec import NativeVecEnv
 from arbgym import policy as policies
 from arbgym.engine import NativeVectorEnv
+from arbgym.evaluation import Decide
+from experiments import offline
 from experiments.config import RUNS, ConfigError, RunConfig, parse, to_json
+from experiments.datasets import require_offline
 from experiments.judge import judge, print_table
 from experiments.monitor import (
     CHECKPOINTS,
@@ -94,6 +98,8 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     Raises ValueError, before anything is written, when the configuration cannot be run.
     """
     console = console or Console()
+    if isinstance(config.agent, OfflineRecipe):
+        return _train_offline(config, source, console)
     checkpoint = None if source is None else _checkpoint(source)
     use_threads(config.threads)
     resumed = 0 if checkpoint is None else checkpoint[1]
@@ -113,6 +119,21 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     training = _learn(model, env, config, folder, resumed, console)
     _finish(model, config, folder, training, console)
     env.close()
+    return folder
+
+
+def _train_offline(config: RunConfig[OfflineRecipe, Any], source: Path | None, console: Console) -> Path:
+    """The same for a learner that never acts: its data is recorded or given, its judgement and export are the others'."""
+    if source is not None:
+        raise ConfigError(
+            f"--resume {source}: an offline run is not gone on with; its dataset can be: --agent.dataset {source}/dataset"
+        )
+    require_offline()
+    folder = _new_folder(config)
+    _write_config(folder, config, None, 0)
+    console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
+    model, training, others = offline.learn(config, folder, console)
+    _finish(model, config, folder, training, console, others)
     return folder
 
 
@@ -140,8 +161,15 @@ def _learn(
     return {"steps": int(model.num_timesteps), "stopped_by": monitor.stopped_by, "speed": monitor.summary()}
 
 
-def _finish(model: Any, config: RunConfig[Any, Any], folder: Path, training: dict[str, Any], console: Console) -> None:
-    """Export, evaluate what was exported, and write the report."""
+def _finish(
+    model: Any,
+    config: RunConfig[Any, Any],
+    folder: Path,
+    training: dict[str, Any],
+    console: Console,
+    others: Mapping[str, Decide] | None = None,
+) -> None:
+    """Export, evaluate what was exported (beside ``others``, too), and write the report."""
     start = time.perf_counter()
     console.print("exporting the policy and comparing its actions with the model's ...")
     observations = _observations(config, model)
@@ -172,7 +200,7 @@ def _finish(model: Any, config: RunConfig[Any, Any], folder: Path, training: dic
     exported = time.perf_counter()
     console.print("evaluating on held-out worlds beside the baselines and the oracle ...")
     policy = policies.load(folder / "policy")
-    evaluation = judge(config, policy, config.evaluation)
+    evaluation = judge(config, policy, config.evaluation, others)
     evaluated = time.perf_counter()
     result = {
         "run": {"name": config.name, "environment": config.environment, "preset": config.preset, "seed": config.seed},

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arbgym.spec import ENCODINGS, Choice, Field, action_space, action_tables, decode, schema_hash
+import arbgym
+from arbgym.engine import load_definition
+from arbgym.spec import ENCODINGS, Choice, Encoding, Field, action_space, action_tables, decode, encode, schema_hash
 
 ROUTE = Choice("route", "rank", (0.0, 1.0, 2.0), "which", (1.0,), ordered=False)
 SIZE = Choice("size", "1", (0.25, 0.5, 1.0), "how much", (1.0,))
@@ -63,3 +65,21 @@ def test_an_unknown_encoding_is_refused() -> None:
     with pytest.raises(ValueError, match="multidiscrete, discrete, continuous"):
         action_tables(CHOICES, "box")  # type: ignore[arg-type]
     assert len(ENCODINGS) == 3
+
+
+@given(data=st.data())
+@pytest.mark.parametrize("id_", sorted(arbgym.ENVIRONMENTS))
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encode_is_the_inverse_of_decode(id_: str, encoding: Encoding, data: st.DataObject) -> None:
+    """Whatever an encoded action means, encoding that meaning gives an action that means the same."""
+    choices = load_definition(arbgym.ENVIRONMENTS[id_]).action
+    space = action_space(choices, encoding)
+    space.seed(data.draw(st.integers(0, 2**31 - 1)))
+    actions = np.stack([np.atleast_1d(space.sample()) for _ in range(64)])
+    meant = decode(choices, encoding, actions)
+    again = decode(choices, encoding, encode(choices, encoding, meant))
+    if encoding == "discrete":  # a flat list may name one decision twice; waiting is waiting
+        waiting = meant[:, 0] == choices[0].values[0]
+        assert np.array_equal(again[~waiting], meant[~waiting]) and (again[waiting, 0] == choices[0].values[0]).all()
+    else:
+        assert np.allclose(again, meant, rtol=1e-6, atol=1e-6)
