@@ -163,7 +163,7 @@ def _describe(tape: Tape) -> str:
 
 def _bring(chosen: argparse.Namespace) -> int:
     from arbgym.data import files
-    from arbgym.data.importer import import_batches, import_file
+    from arbgym.data.importer import import_file
     from arbgym.data.store import Store
 
     store, options = Store(chosen.store), _options(chosen)
@@ -171,10 +171,10 @@ def _bring(chosen: argparse.Namespace) -> int:
     if bool(chosen.url) == bool(chosen.paths):
         raise TapeError("import: accepted are either files or --from URL")
     if chosen.url:
-        from arbgym.data.sources import open_source
+        from arbgym.data.sources import import_database
 
-        batches = open_source(chosen.url, chosen.table, chosen.query)
-        _said(import_batches(batches, store, chosen.url.split("@")[-1], options, **how), chosen.url.split("@")[-1])
+        done = import_database(chosen.url, store, options, table=chosen.table, query=chosen.query, **how)
+        _said(done, chosen.url.split("@")[-1])
         return 0
     for given in chosen.paths:
         inside = (

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,12 @@ def test_a_removal_before_its_log_waits_for_it(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "rest.csv"
     pd.concat([frame.tail(1).assign(removed=True), frame.assign(removed=False)]).to_csv(path, index=False)
     real = files.batches
-    monkeypatch.setattr(
-        files,
-        "batches",
-        lambda given, skip=0: ((k, row) for first, all_ in real(given) for k, row in enumerate(all_.iter_slices(1))),
-    )
+
+    def one_by_one(given: Path, skip: int = 0) -> Iterator[tuple[int, Any]]:
+        for first, frame in real(given, skip):
+            yield from ((first + k, row) for k, row in enumerate(frame.iter_slices(1)))
+
+    monkeypatch.setattr(files, "batches", one_by_one)
     import_file(path, Store(tmp_path / "store"), POOL)
     assert Store(tmp_path / "store").rows("swaps") == 7
 

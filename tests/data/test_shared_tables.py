@@ -1,4 +1,4 @@
-"""Every recorded dataset that fits a canonical table imports, validates and describes; a tape from a store is the one from files."""
+"""Every recorded dataset that fits a canonical table imports, validates, describes; tapes from stores equal those from files."""
 
 from __future__ import annotations
 
