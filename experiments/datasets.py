@@ -31,6 +31,7 @@ from experiments.config import ConfigError
 POLICIES = ("random", "rule", "mixture")
 _NOISE = 0.1  # share of random actions of whoever is no random policy
 _TUNING_EPISODES = 128
+_FILE = "data/main_data.hdf5"  # where Minari keeps a dataset's episodes
 
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
 """Observations (N, D) of the same N episodes at every call -> encoded actions (N, ...)."""
@@ -200,7 +201,7 @@ def write(recorded: Episodes, definition: Definition, out: Path) -> None:
     """
     require_offline()
     out = out.resolve()
-    if out.exists() and not (out / "data").is_dir():
+    if out.exists() and not (out / _FILE).is_file():
         raise ConfigError(f"out = {str(out)!r} exists and is no dataset; accepted is a new folder or a dataset's")
     home = out.parent / f".{out.name}.{os.getpid()}"
     os.environ["MINARI_DATASETS_PATH"] = str(home)
@@ -243,7 +244,7 @@ def read(path: Path, environment: str, encoding: Encoding) -> Episodes:
     """Read a dataset and check that it is one of this environment and encoding. Raises ConfigError."""
     require_offline()
     path = path.resolve()
-    if not (path / "data").is_dir():
+    if not (path / _FILE).is_file():
         raise ConfigError(f"dataset = {str(path)!r} is no Minari dataset; accepted is what python -m experiments.record writes")
     os.environ["MINARI_DATASETS_PATH"] = str(path.parent)
     import minari

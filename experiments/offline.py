@@ -28,15 +28,21 @@ class _Stop(Exception):
     """Ends d3rlpy's training between two gradient steps."""
 
 
+def given(config: RunConfig[OfflineRecipe, Any]) -> datasets.Episodes | None:
+    """The configured dataset, None where one has to be recorded. Raises ConfigError before anything is written."""
+    datasets.require_offline()
+    path = config.agent.dataset
+    return None if path is None else datasets.read(path, config.environment, config.action)
+
+
 def learn(
-    config: RunConfig[OfflineRecipe, Any], folder: Path, console: Console
+    config: RunConfig[OfflineRecipe, Any], recorded: datasets.Episodes | None, folder: Path, console: Console
 ) -> tuple[OfflinePolicy, dict[str, Any], dict[str, Decide]]:
-    """Train on the configured dataset, or on a mixture that is recorded into the run's folder first.
+    """Train on a dataset (``given``), or on a mixture that is recorded into the run's folder first.
 
     Returns the policy, what ``result.json`` says of the training, and the policies to judge beside it: the behaviour policy
     where its name is known, and behaviour cloning. The budget is in gradient steps.
     """
-    datasets.require_offline()
     import d3rlpy
     import structlog
 
@@ -45,7 +51,7 @@ def learn(
     use_threads(config.threads)
     recipe, encoding, definition = config.agent, config.action, config.definition
     arguments = training_arguments(config)
-    if recipe.dataset is None:
+    if recorded is None:
         console.print("recording a mixture of random play, the rule of thumb and the tuned rule ...")
         acting = datasets.behaviour("mixture", config.environment, encoding, arguments)
         recorded = datasets.play(
@@ -53,7 +59,6 @@ def learn(
         )
         datasets.write(recorded, definition, folder / DATASET)
     else:
-        recorded = datasets.read(recipe.dataset, config.environment, encoding)
         acting = datasets.behaviour(recorded.description["policy"], config.environment, encoding, arguments)
     returns = [float(rewards.sum()) for rewards in recorded.rewards]
     console.print(

@@ -39,7 +39,6 @@ from arbgym.engine import NativeVectorEnv
 from arbgym.evaluation import Decide
 from experiments import offline
 from experiments.config import RUNS, ConfigError, RunConfig, parse, to_json
-from experiments.datasets import require_offline
 from experiments.judge import judge, print_table
 from experiments.monitor import (
     CHECKPOINTS,
@@ -128,11 +127,11 @@ def _train_offline(config: RunConfig[OfflineRecipe, Any], source: Path | None, c
         raise ConfigError(
             f"--resume {source}: an offline run is not gone on with; its dataset can be: --agent.dataset {source}/dataset"
         )
-    require_offline()
+    recorded = offline.given(config)
     folder = _new_folder(config)
     _write_config(folder, config, None, 0)
     console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
-    model, training, others = offline.learn(config, folder, console)
+    model, training, others = offline.learn(config, recorded, folder, console)
     _finish(model, config, folder, training, console, others)
     return folder
 
