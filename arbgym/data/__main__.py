@@ -345,6 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TapeError, ImportError) as error:
         print(f"refused: {error}", file=sys.stderr)
         return 2
+    except ConnectionError as error:  # a database or a node that went away (SourceLost)
+        print(f"lost: {error}", file=sys.stderr)
+        return 3
 
 
 if __name__ == "__main__":

@@ -146,8 +146,8 @@ def import_file(
     source = f"{path.name} {_fingerprint(path)} {sorted(asdict(options).items())} {reader or ''}"
     total = pyarrow.parquet.read_metadata(path).num_rows if files.kind_of(path) == ".parquet" else None
 
-    def opened(skip: int) -> Iterator[tuple[int, pl.DataFrame]]:
-        return _ahead(files.batches(path, skip))
+    def opened(skip: int, place: Any) -> Iterator[tuple[int, pl.DataFrame, Any]]:
+        return _ahead((first, frame, place) for first, frame in files.batches(path, skip))
 
     return _import(opened, store, source, path.name, str(path), options, reader, prefer, allow_jumps, progress, total)
 
@@ -163,17 +163,24 @@ def import_batches(
     allow_jumps: bool = False,
     progress: bool = False,
 ) -> Imported:
-    """Import batches (Arrow, polars or pandas, all with the same columns), for instance of a database. ``source`` names them."""
+    """Import batches (Arrow, polars or pandas, all with the same columns). ``source`` names them.
 
-    def opened(skip: int) -> Iterator[tuple[int, pl.DataFrame]]:
-        first = 0
+    Batches that can tell their ``position`` (a JSON value) and go on after one that it is set to, as a database's do, are resumed
+    where the store remembers that they were.
+    """
+    resumable = source if hasattr(batches, "position") else None
+
+    def opened(skip: int, place: Any) -> Iterator[tuple[int, pl.DataFrame, Any]]:
+        first = skip
+        if resumable and place is not None:
+            batches.position = place  # type: ignore[attr-defined]
         for batch in batches:
             frame = as_polars(pyarrow.table(batch) if isinstance(batch, pyarrow.RecordBatch) else batch)
             if len(frame):
-                yield first, frame
+                yield first, frame, getattr(batches, "position", None)
             first += len(frame)
 
-    return _import(opened, store, None, source, source, options or Options(), reader, prefer, allow_jumps, progress, None)
+    return _import(opened, store, resumable, source, source, options or Options(), reader, prefer, allow_jumps, progress, None)
 
 
 def _import(
@@ -195,10 +202,10 @@ def _import(
     skip, waiting = int(held.get("rows", 0)), dict(held.get("waiting", {}))
     done = Imported("", "", resumed_at=skip)
 
-    def converted() -> Iterator[tuple[int, int, Tables, dict[str, Any]]]:
+    def converted() -> Iterator[tuple[int, int, Tables, dict[str, Any], Any]]:
         memory = dict(held.get("memory", {}))
         known: Reader | None = None
-        for first, frame in opened(skip):
+        for first, frame, place in opened(skip, held.get("place")):
             if known is None:
                 known = recognise(frame.columns, path, reader)
                 done.reader, done.title = known.name, known.title
@@ -210,16 +217,16 @@ def _import(
                 if not allow_jumps:
                     sanity.check(name, full, path, memory)
                 tables[name] = full.with_columns(signs)
-            yield first, len(frame), tables, copy.deepcopy(memory)
+            yield first, len(frame), tables, copy.deepcopy(memory), place
 
     with _reused_memory(), _bar(source, total, skip, progress) as bar:
-        for first, count, tables, memory in _ahead(converted()):  # the next batch is read and converted while this one is written
+        for first, count, tables, memory, place in _ahead(converted()):  # reads and converts while the last batch is written
             for name, table in tables.items():
                 written = _append(store, name, table, path, prefer, waiting)
                 done.tables[name] = done.tables.get(name, Written()) + written
             done.rows += count
             if resumable:
-                store.set_progress(resumable, {"rows": first + count, "memory": memory, "waiting": waiting})
+                store.set_progress(resumable, {"rows": first + count, "place": place, "memory": memory, "waiting": waiting})
             bar.update(count)
     if not done.reader and not skip:
         raise TapeError("no rows; accepted is a table with rows", path=path)
