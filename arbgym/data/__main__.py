@@ -1,4 +1,4 @@
-"""``python -m arbgym.data import|describe|validate|formats|fetch|record|tape``: market tables in, looked at, out as tapes.
+"""``python -m arbgym.data import|describe|validate|export|formats|fetch|record|tape``: market tables in, looked at, out.
 
     python -m arbgym.data import swaps.parquet ETHUSDT-1m-2024-01.csv --store store --chain ethereum --decimals 6 18
     python -m arbgym.data import --from "duckdb:///swaps.db?table=uniswap_v3_swaps_raw" --store store --chain ethereum
@@ -96,6 +96,10 @@ def _table_parsers(commands: Any) -> None:
     validate = commands.add_parser("validate", help="check a store or a table: file,row,column,rule of what is wrong")
     validate.add_argument("path", type=Path, help="store or table")
     _option_flags(validate)
+    export = commands.add_parser("export", help="write a store's tables to a database")
+    export.add_argument("store", type=Path)
+    export.add_argument("url", help="duckdb:///path, clickhouse://..., postgresql://...")
+    export.add_argument("tables", nargs="*", help="which; all by default")
     commands.add_parser("formats", help="list the formats that are recognised and the columns they are known by")
     for name, text in (("fetch", "get a pool's events from a node"), ("record", "follow a node live")):
         command = commands.add_parser(name, help=text)
@@ -241,6 +245,15 @@ def _validate(chosen: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
+def _export(chosen: argparse.Namespace) -> int:
+    from arbgym.data.sources import export_store
+    from arbgym.data.store import Store
+
+    for table, rows in export_store(Store(chosen.store), chosen.url, chosen.tables, progress=True).items():
+        print(f"{table}: {rows:,} rows written")
+    return 0
+
+
 def _formats(chosen: argparse.Namespace) -> int:
     from arbgym.data.readers import READERS
 
@@ -330,6 +343,7 @@ _COMMANDS = {
     "import": _bring,
     "describe": _describe_any,
     "validate": _validate,
+    "export": _export,
     "formats": _formats,
     "fetch": _run_source,
     "record": _run_source,
