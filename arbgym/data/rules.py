@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from arbgym.data import columns as read
@@ -18,6 +19,7 @@ _NOT_NEGATIVE = {
     "ask_size", "reserve0", "reserve1", "liquidity", "in_amount0", "in_amount1", "interval_s", "base_amount", "quote_amount",
     "block_number", "log_index", "transaction_index", "trade_size_quote", "hops",
 }  # fmt: skip
+_FIRST, _LAST = datetime(2009, 1, 1, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 _CHOICES = {
     ("liquidity_events", "event"): ("mint", "burn", "sync", "initialize"),
     ("wallet_trades", "side"): ("buy", "sell"),
@@ -100,8 +102,8 @@ def violations(table: Table, frame: pl.DataFrame, path: str = "") -> Iterator[Ta
         if column.required and values.null_count():
             yield _found(frame, values.is_null(), column.name, "empty; accepted is a value in every row", path)
         if column.kind == "timestamp" and len(values):
-            years = values.dt.year()
-            yield from _all(frame, (years < 2009) | (years > 2100), column.name, "accepted are times from 2009 to 2100", path)
+            outside = (values < _FIRST) | (values >= _LAST)
+            yield from _all(frame, outside, column.name, "accepted are times from 2009 to 2100", path)
         elif column.kind == "float64":
             yield from _all(frame, ~values.is_finite(), column.name, "accepted are finite numbers", path)
         elif column.kind == "raw" and values.null_count() < len(values):
