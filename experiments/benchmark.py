@@ -1,6 +1,7 @@
 """``python -m experiments.benchmark [amm|env|train|data] --json FILE``: speed as ratios measured in one run, a table and JSON.
 
-Without a name all of them run but ``data``, which wants 7 GB of temporary disk. Rates are the best of a few repetitions; on a shared machine trust the ratios.
+Without a name all of them run but ``data``, which wants 7 GB of temporary disk. Rates are the best of a few repetitions; on a
+shared machine trust the ratios.
 """
 
 from __future__ import annotations
