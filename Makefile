@@ -1,4 +1,4 @@
-# make train | test | lint | benchmark | conformance | offline | test-offline: each sets up what it needs, once per change of pyproject.toml.
+# make train | test | lint | chain | benchmark | conformance | offline | test-offline: each sets up what it needs, once per change of pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 GYM100 := .venv-gym100
@@ -11,8 +11,12 @@ export OPENBLAS_NUM_THREADS ?= 1
 EXTRAS ?= dev
 # pip's own range comes first in the command, so that an index with a CPU build of torch is asked for that one.
 TORCH := "torch>=2.6,<2.14"
+# A real EVM node and the pools' own bytecode, for tests/chain; no install script of a package is run.
+EVM := .evm
+EVM_PACKAGES := @foundry-rs/anvil-linux-amd64@1.7.1 @uniswap/v2-core@1.0.1 @uniswap/v3-core@1.0.1 @uniswap/v4-core@1.0.2 \
+	@pancakeswap/v3-core@1.0.2
 
-.PHONY: train test test-slow lint benchmark conformance offline test-offline clean
+.PHONY: train test test-slow lint chain benchmark conformance offline test-offline clean
 
 train: $(VENV)/.installed
 	$(RUN) -m experiments.train ppo_flash
@@ -27,6 +31,8 @@ lint: $(VENV)/.installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+chain: $(EVM)/.installed
 
 benchmark: $(VENV)/.installed
 	$(RUN) -m experiments.benchmark
@@ -55,5 +61,10 @@ $(OFFLINE)/.installed: pyproject.toml
 	$(OFFLINE)/bin/python -m pip install --quiet $(TORCH) -e ".[train,data,offline,test]"
 	touch $@
 
+$(EVM)/.installed: Makefile
+	mkdir -p $(EVM)
+	npm install --prefix $(EVM) --ignore-scripts --no-save --no-audit --no-fund --silent $(EVM_PACKAGES)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(GYM100) $(OFFLINE) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(GYM100) $(EVM) $(OFFLINE) build dist .pytest_cache .mypy_cache .ruff_cache
