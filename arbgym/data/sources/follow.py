@@ -30,7 +30,7 @@ More = Callable[[int, int, Headers, list[Row]], list[Row]]
 
 @dataclass
 class Follower:
-    """The events of ``pools`` on ``chain`` into ``store`` from block ``first`` on; ``name`` is what it is remembered by.
+    """The events of ``pools`` on ``chain`` into ``store`` from block ``first`` on (or from where ``name`` was at its end).
 
     ``chunk_blocks``: blocks asked for at once at most; the range halves when the node refuses it and grows back.
     ``every_block``: keep all blocks, not only those with events. ``states``: makes the rows of pool_states of a range
@@ -57,6 +57,7 @@ class Follower:
         self._contracts = sorted({pool.contract for pool in self.pools})
         self._size = float(self.chunk_blocks)
         held = self.store.progress(self.name) or {}
+        self.first = int(held.get("first", self.first))
         self.next_block = int(held.get("next_block", self.first))
         self._hashes: dict[int, str] = {int(number): text for number, text in held.get("hashes", [])}
         self._unsure = True  # a process before this one may have written more than it could remember
@@ -132,7 +133,8 @@ class Follower:
 
     def _remember(self) -> None:
         self._hashes = dict(sorted(self._hashes.items())[-_HASHES:])
-        self.store.set_progress(self.name, {"next_block": self.next_block, "hashes": list(self._hashes.items())})
+        place = {"first": self.first, "next_block": self.next_block, "hashes": list(self._hashes.items())}
+        self.store.set_progress(self.name, place)
 
     def _repair(self) -> bool:
         """Whether the chain is another than remembered; then what is no longer on it is out of the store."""
@@ -141,7 +143,7 @@ class Follower:
             return False
         while known and not self._still(known[-1]):
             known.pop()
-        if not known and min(self._hashes) != self.first - 1 and self.first > 0:
+        if not known and min(self._hashes) > max(self.first - 1, 0):
             raise TapeError(
                 f"none of the last {len(self._hashes)} remembered blocks is on the node's chain; accepted is the same chain",
                 path=self.node.location,

@@ -8,9 +8,13 @@ they arrive.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-import time
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -49,31 +53,35 @@ class States:
         rows: list[Row] = []
         for pool in self._pools:
             earlier = self._last_before(pool, first)
+            flow = self._flow_since(pool, earlier, first)
             for number in range(first, last + 1):
+                for swap in swaps:
+                    if swap["pool"] == pool.pool and swap["block_number"] == number:
+                        _add(flow, swap["amount0"], swap["amount1"])
                 state = self._read(pool, number)
                 if state is None:
                     continue
                 now = int(headers[number]["timestamp"], 16) * 1_000_000
-                same_time = earlier is not None and earlier["timestamp"] == now  # blocks faster than the clock's seconds
                 row = {"timestamp": now, "chain": self._chain, "pool": pool.pool, "protocol": pool.protocol}
-                row |= {"block_number": number, "fee_ppm": pool.fee_ppm} | state
-                row |= self._flow(pool, number, swaps, earlier if same_time else None)
-                if earlier is None:
-                    row["interval_s"] = 0
-                else:
-                    row["interval_s"] = earlier["interval_s"] if same_time else (now - earlier["timestamp"]) // 1_000_000
-                if same_time and rows and rows[-1]["pool"] == pool.pool:
-                    rows.pop()
+                row |= {"block_number": number, "fee_ppm": pool.fee_ppm, "interval_s": 0} | state | flow
+                if earlier is not None and earlier["timestamp"] == now:  # blocks faster than the clock: one row, the last state
+                    row |= {name: earlier[name] + flow[name] for name in flow} | {"interval_s": earlier["interval_s"]}
+                    if rows and rows[-1] is earlier:
+                        rows.pop()
+                elif earlier is not None:
+                    row["interval_s"] = (now - earlier["timestamp"]) // 1_000_000
                 rows.append(row)
-                earlier = row
+                earlier, flow = row, _no_flow()
         return rows
 
-    def _flow(self, pool: Pool, number: int, swaps: list[Row], earlier: Row | None) -> Row:
-        mine = [swap for swap in swaps if swap["pool"] == pool.pool and swap["block_number"] == number]
-        flow: Row = {}
-        for name in ("amount0", "amount1"):
-            flow[f"net_{name}"] = sum(swap[name] for swap in mine) + (earlier[f"net_{name}"] if earlier else 0.0)
-            flow[f"in_{name}"] = sum(max(swap[name], 0.0) for swap in mine) + (earlier[f"in_{name}"] if earlier else 0.0)
+    def _flow_since(self, pool: Pool, earlier: Row | None, first: int) -> Row:
+        """The flow after the last row and before block ``first``: of blocks without a state of their own."""
+        flow = _no_flow()
+        if earlier is not None and earlier["block_number"] < first - 1:
+            between = pl.col("block_number").is_between(earlier["block_number"] + 1, first - 1)
+            swaps = self._store.scan("swaps", chain=self._chain, pool=pool.pool).filter(between)
+            for amount0, amount1 in swaps.select("amount0", "amount1").collect().iter_rows():
+                _add(flow, amount0, amount1)
         return flow
 
     def _read(self, pool: Pool, number: int) -> Row | None:
@@ -91,6 +99,16 @@ class States:
             return None
         row: Row = last.row(0, named=True)
         return row | {"timestamp": round(row["timestamp"].timestamp() * 1_000_000)}
+
+
+def _no_flow() -> Row:
+    return {"net_amount0": 0.0, "net_amount1": 0.0, "in_amount0": 0.0, "in_amount1": 0.0}
+
+
+def _add(flow: Row, amount0: float, amount1: float) -> None:
+    for side, amount in enumerate((amount0, amount1)):
+        flow[f"net_amount{side}"] += amount
+        flow[f"in_amount{side}"] += max(amount, 0.0)
 
 
 class Prices:
@@ -133,6 +151,29 @@ def quote(found: Any, venue: str, now: datetime, url: str) -> Row:
         ) from error
 
 
+@contextmanager
+def _stop() -> Iterator[threading.Event]:
+    """Set by the first Ctrl-C, so that what is being written is written; the second interrupts as ever."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, asked)
+    try:
+        yield stop
+    except KeyboardInterrupt:  # polars raises its own for the signal that was taken above
+        if not stop.is_set():
+            raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(chosen: argparse.Namespace) -> int:
     """Record until Ctrl-C or the number of blocks; 0 at either. Raises TapeError and SourceLost."""
     from tqdm import tqdm
@@ -147,22 +188,21 @@ def run(chosen: argparse.Namespace) -> int:
     name = remembered_as("record", chain, pools)
     follower = Follower(node, store, chain, pools, max(0, head), name, min(chosen.chunk_blocks, _RANGE), True, states)
     recorded = 0
-    with tqdm(total=chosen.blocks, unit=" blocks", desc=f"recording {chain}", disable=chosen.quiet) as bar:
-        try:
-            while True:
-                if prices is not None:
-                    prices.record()
-                head = node.block_number() - chosen.confirmations
-                if chosen.blocks is not None:
-                    head = min(head, follower.next_block + chosen.blocks - recorded - 1)
-                before = follower.next_block
-                follower.advance(head, bar.update)
-                recorded += follower.next_block - before
-                if chosen.blocks is not None and recorded >= chosen.blocks:
-                    break
-                time.sleep(chosen.poll_seconds)
-        except KeyboardInterrupt:
-            print("stopped; run again to go on", file=sys.stderr)
+    with tqdm(total=chosen.blocks, unit=" blocks", desc=f"recording {chain}", disable=chosen.quiet) as bar, _stop() as stop:
+        while not stop.is_set():
+            if prices is not None:
+                prices.record()
+            head = node.block_number() - chosen.confirmations
+            if chosen.blocks is not None:
+                head = min(head, follower.next_block + chosen.blocks - recorded - 1)
+            before = follower.next_block
+            follower.advance(head, bar.update)
+            recorded += follower.next_block - before
+            if chosen.blocks is not None and recorded >= chosen.blocks:
+                break
+            stop.wait(chosen.poll_seconds)
+    if stop.is_set():
+        print("stopped; run again to go on", file=sys.stderr)
     print(summary(follower))
     if prices is not None:
         print(f"{prices.venue}: {prices.recorded} prices, {prices.failed} unanswered")
