@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY, GREEN = "#1f6feb", "#d9730d", "#8c959f", "#2da44e"
-_PARTS = ("#2da44e", "#0969da", "#54aeff", "#8c959f", "#d9730d", "#cf222e", "#8250df", "#bf8700")
+_PARTS = ("#2da44e", "#0969da", "#54aeff", "#8c959f", "#d9730d", "#cf222e", "#8250df", "#bf8700", "#e5a3c8")
 
 Picture = tuple[str, str, str]
 """Title, note, SVG."""
@@ -83,7 +83,9 @@ def parts_figure(result: dict[str, Any]) -> Picture:
         axes.plot(result["policies"][name]["net_profit"]["mean"], row, "D", color="#1b1f24", markersize=6)
     axes.axvline(0.0, color="#1b1f24", linewidth=1)
     _rows(axes, list(reversed(names)), "per episode, quote currency")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.32 * 3 / (0.42 * len(names) + 1.3)), ncols=len(parts), frameon=False)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.32 * 3 / (0.42 * len(names) + 1.3)), ncols=min(len(parts), 5), frameon=False
+    )
     return (
         "Parts of the profit",
         "Gross profit to the right, what it cost to the left; the diamond is what is left.",

@@ -50,7 +50,7 @@ Arguments
     its ``Chain`` by name.
 
 Baselines
-    wait, rule, tuned_band, tuned_rule and oracle: see ``arbgym.envs.cross_baselines``.
+    wait, rule, tuned_band, tuned_rule, history_rule and oracle: see ``arbgym.envs.cross_baselines``.
 
 Sources
     arXiv 2208.06046, 2305.14604, 2505.05113 (arbitrage profit with fees: the truth of preset ``lvr``); arXiv 2507.13023
