@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from arbgym.data.join import PoolColumns, Series, build_tape
+from arbgym.data.source_flags import fetch_flags, record_flags
 from arbgym.data.tape_file import read_tape, write_tape
 from arbgym.market.tape import Tape, TapeError
 
@@ -101,19 +102,8 @@ def _table_parsers(commands: Any) -> None:
     export.add_argument("url", help="duckdb:///path, clickhouse://..., postgresql://...")
     export.add_argument("tables", nargs="*", help="which; all by default")
     commands.add_parser("formats", help="list the formats that are recognised and the columns they are known by")
-    for name, text in (("fetch", "get a pool's events from a node"), ("record", "follow a node live")):
-        command = commands.add_parser(name, help=text)
-        module = _source(name)
-        if module is not None:
-            module.add_arguments(command)
-
-
-def _source(name: str) -> Any:
-    """The module behind fetch or record; None where what it needs is not installed."""
-    try:
-        return import_module(f"arbgym.data.sources.{'node' if name == 'fetch' else name}")
-    except ImportError:
-        return None
+    fetch_flags(commands.add_parser("fetch", help="get pools' events from a node"))
+    record_flags(commands.add_parser("record", help="follow a node live"))
 
 
 def _option_flags(parser: argparse.ArgumentParser) -> None:
@@ -263,9 +253,7 @@ def _formats(chosen: argparse.Namespace) -> int:
 
 
 def _run_source(chosen: argparse.Namespace) -> int:
-    module = _source(chosen.command)
-    if module is None:
-        raise TapeError(f'{chosen.command} needs more packages: pip install "arbgym[data,live]"')
+    module = import_module(f"arbgym.data.sources.{'node' if chosen.command == 'fetch' else 'record'}")
     return int(module.run(chosen))
 
 

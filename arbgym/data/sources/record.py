@@ -23,23 +23,13 @@ import requests
 from arbgym.data.needs import pl
 from arbgym.data.sources.events import Row
 from arbgym.data.sources.follow import Follower, Headers
-from arbgym.data.sources.node import node_flags, opened, remembered_as, summary
+from arbgym.data.sources.node import opened, remembered_as, summary
 from arbgym.data.sources.pools import Pool
 from arbgym.data.sources.rpc import Call, Node, NodeError
 from arbgym.data.store import Store
 from arbgym.market.tape import TapeError
 
 _RANGE = 64  # blocks at once: nodes keep the state of about the last 128
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``record``."""
-    node_flags(parser, confirmations=0)
-    add = parser.add_argument
-    add("--blocks", type=int, help="stop after so many blocks (default: go on until Ctrl-C)")
-    add("--poll-seconds", type=float, default=1.0, help="s between two looks at the node and the exchange (default 1)")
-    add("--price-url", help="REST address of an exchange's price, as Binance's /api/v3/ticker/bookTicker?symbol=ETHUSDT")
-    add("--venue", help="name of that exchange (default: the address's host)")
 
 
 class States:
