@@ -339,7 +339,7 @@ def test_clickhouse_server_dies_midway_and_nothing_is_lost_or_twice(clickhouse: 
 @pytest.mark.parametrize("kind", ["duckdb", "chdb"])
 def test_an_embedded_import_killed_midway_goes_on(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     url = f"duckdb://{tmp_path / 'market.duckdb'}" if kind == "duckdb" else request.getfixturevalue("chdb")
-    rows = 30_000
+    rows = 15_000
     made = subprocess.run(
         [sys.executable, "-c", f"from {__name__} import *; write_table({url!r}, 'swaps', [swaps(0, {rows})])"],
         cwd=Path(__file__).parents[3], check=False, env=_environment(),
