@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +36,7 @@ MODEL, MANIFEST = "policy.onnx", "manifest.json"
 GOLDEN_PAIRS = 32
 GOLDEN_TOLERANCE = 1e-5  # of logits, relative above 1
 LIFETIME_DAYS = 90
+_MOST_NESTED = 100
 Backend = Literal["onnxruntime", "numpy"]
 
 
@@ -180,13 +183,23 @@ def _write(path: Path, content: bytes) -> None:
     partial.replace(path)
 
 
+def _depth(text: str) -> int:
+    """How deep a JSON text nests. Its parser recurses, and a library (py_ecc, beneath web3) lifts the limit that protects it."""
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
+    steps = ((character in "[{") - (character in "]}") for character in outside if character in "[]{}")
+    return max(itertools.accumulate(steps), default=0)
+
+
 def read_manifest(directory: str | Path) -> dict[str, Any]:
     """A directory's manifest as it stands, unverified. Raises PolicyError when there is none or it is no JSON
     object.
     """
     try:
-        manifest = json.loads(_read(Path(directory), MANIFEST).decode(), parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        text = _read(Path(directory), MANIFEST).decode()
+        if _depth(text) > _MOST_NESTED:
+            raise PolicyError(f"{MANIFEST}: not JSON of ours: nested more than {_MOST_NESTED} deep")
+        manifest = json.loads(text, parse_constant=_refuse_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise PolicyError(f"{MANIFEST}: not JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise PolicyError(f"{MANIFEST}: holds a {type(manifest).__name__}; accepted is an object")
