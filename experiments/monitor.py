@@ -50,9 +50,8 @@ class StopSignal:
     process as ever.
     """
 
-    def __init__(self, says: str = "stopping: evaluating and exporting what there is (once more to end at once)") -> None:
+    def __init__(self) -> None:
         self.received = False
-        self._says = says
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -66,7 +65,7 @@ class StopSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._restore()
-        print(self._says, file=sys.stderr, flush=True)
+        print("stopping: evaluating and exporting what there is (once more to end at once)", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
