@@ -15,7 +15,7 @@ from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
-from agents.offline import OfflinePolicy
+from agents.offline import OfflineModel
 from arbgym.onnx_graph import parse
 from arbgym.policy import GOLDEN_PAIRS, Golden
 
@@ -53,12 +53,12 @@ class DecisionNetwork(nn.Module):
         return logits, torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
 
 
-Model = PPO | DQN | OfflinePolicy
+Model = PPO | DQN | OfflineModel
 
 
 def decision_network(model: Model) -> DecisionNetwork:
     """The deterministic part of a model; its weights are shared, not copied."""
-    if isinstance(model, OfflinePolicy):
+    if isinstance(model, OfflineModel):
         return DecisionNetwork(model.network(), model.observation_space, _sizes(model.action_space)).eval()
     policy: Any = model.policy
     extractor = policy.features_extractor if isinstance(model, PPO) else policy.q_net.features_extractor

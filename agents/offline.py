@@ -1,65 +1,84 @@
 """Offline learners by d3rlpy: implicit Q-learning, conservative Q-learning, and behaviour cloning beside them.
 
-IQL (Kostrikov et al. 2021, arXiv 2110.06169) and CQL (Kumar et al. 2020, arXiv 2006.04779) learn from recorded episodes only.
+IQL (Kostrikov et al. 2021, arXiv 2110.06169) and CQL (Kumar et al. 2020, arXiv 2006.04779) learn from recorded steps only. d3rlpy
+has the losses and the training loop; here are the recipes, a buffer that hands a batch over in one piece instead of step by step
+(two to three times as many gradient steps a second), checkpoints without pickled code, and what the export asks of a model.
 Needs the extra ``offline``, which lives in an environment of its own (``make offline``): d3rlpy pins gymnasium 1.0.0.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.recipe import require, require_hidden
+from agents.recipe import linear_schedule, require, require_hidden
 from arbgym.spec import Encoding
 
 
+# -------------------------------------------------------------------------------------------------------------- recipes
 @dataclass(frozen=True)
 class OfflineRecipe:
-    """What every offline learner shares."""
+    """What every offline learner shares. Its budget is counted in gradient steps."""
 
-    algorithm: ClassVar[str] = ""
-    encodings: ClassVar[tuple[Encoding, ...]] = ("continuous",)
+    algorithm: ClassVar[str]
+    encodings: ClassVar[tuple[Encoding, ...]]
 
     dataset: Path | None = None
-    """a Minari dataset's folder (python -m experiments.record); without one, a mixture dataset is recorded first"""
-    environments: int = 1_024
+    """a dataset's folder (python -m experiments.record); without one, a dataset is recorded into the run first"""
+    policy: str = "mixture"
+    """who plays where no dataset is given: random, rule, mixture, or the folder of a run or an exported policy"""
+    episodes: int = 4_096
     """episodes to record where no dataset is given"""
     batch: int = 1_024
-    """transitions per gradient step"""
+    """recorded steps per gradient step"""
     learning_rate: float = 1e-3
-    """Adam's step"""
+    """Adam's step at the start"""
+    final_learning_rate_share: float = 0.05
+    """share of it that is left at the end of training (linear)"""
     gamma: float = 0.0
     """discount per step; 0, as a block is nearly a bandit"""
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64)
     """widths of the ReLU layers of each network"""
     cloning: bool = True
     """train behaviour cloning on the same data for as many steps, to be judged beside the learner"""
 
     def __post_init__(self) -> None:
-        require("environments", self.environments, 2, 1_000_000)
+        require("episodes", self.episodes, 2, 50_000)
         require("batch", self.batch, 1, 10_000_000)
         require("learning_rate", self.learning_rate, 1e-9, 1.0)
+        require("final_learning_rate_share", self.final_learning_rate_share, 0.0, 1.0)
         require("gamma", self.gamma, 0.0, 1.0)
         require_hidden("hidden", self.hidden)
 
     @property
-    def update_steps(self) -> int:
-        """A budget is counted in gradient steps."""
-        return 1
+    def environments(self) -> int:
+        """Episodes that are recorded together."""
+        return min(self.episodes, 1_024)
 
-    def build(self, env: Any, seed: int, tensorboard: Path | None = None) -> Any:
-        """Refused: an offline learner is built on a dataset (``learner``)."""
-        raise TypeError("an offline learner has no environment to act in; build it with learner(encoding)")
-
-    def learner(self, encoding: Encoding) -> Any:
-        """The d3rlpy algorithm, not yet built for a dataset."""
+    def configure(self, encoding: Encoding) -> Any:
+        """d3rlpy's configuration of the algorithm."""
         raise NotImplementedError
+
+    def configure_cloning(self, encoding: Encoding) -> Any:
+        """d3rlpy's configuration of behaviour cloning with the same network, batch and learning rate."""
+        from d3rlpy.algos import BCConfig, DiscreteBCConfig
+
+        shared = {"batch_size": self.batch, "learning_rate": self.learning_rate, "encoder_factory": self._encoder()}
+        return DiscreteBCConfig(**shared, beta=0.0) if encoding == "discrete" else BCConfig(**shared)
+
+    def rate(self, progress: float) -> float:
+        """Adam's step after that share of the budget."""
+        return linear_schedule(self.learning_rate, self.final_learning_rate_share)(max(1.0 - progress, 0.0))
 
     def _shared(self) -> dict[str, Any]:
         return {"batch_size": self.batch, "gamma": self.gamma}
@@ -75,18 +94,25 @@ class IQLRecipe(OfflineRecipe):
     """Hyper-parameters of implicit Q-learning on the continuous encoding."""
 
     algorithm: ClassVar[str] = "iql"
+    encodings: ClassVar[tuple[Encoding, ...]] = ("continuous",)
 
-    expectile: float = 0.8
-    """of the value, above 0.5: how far above the data's average the policy is drawn"""
-    temperature: float = 3.0
-    """inverse: how sharply better actions are weighted"""
+    expectile: float = 0.7
+    """of the value: 0.5 is the data's average, towards 1 the best that the data shows"""
+    temperature: float = 10.0
+    """inverse: how sharply better actions are weighted, per standard deviation of the rewards"""
+    max_weight: float = 100.0
+    """no action weighs more than this"""
+    critics: int = 2
+    """Q networks; the least of their values counts"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("expectile", self.expectile, 0.5, 0.999)
-        require("temperature", self.temperature, 1e-6, 1e6)
+        require("temperature", self.temperature, 0.0, 1e6)
+        require("max_weight", self.max_weight, 1.0, 1e12)
+        require("critics", self.critics, 1, 100)
 
-    def learner(self, encoding: Encoding) -> Any:
+    def configure(self, encoding: Encoding) -> Any:
         """IQL."""
         from d3rlpy.algos import IQLConfig
 
@@ -97,9 +123,11 @@ class IQLRecipe(OfflineRecipe):
             actor_encoder_factory=self._encoder(),
             critic_encoder_factory=self._encoder(),
             value_encoder_factory=self._encoder(),
+            n_critics=self.critics,
             expectile=self.expectile,
             weight_temp=self.temperature,
-        ).create(device="cpu:0")
+            max_weight=self.max_weight,
+        )
 
 
 @dataclass(frozen=True)
@@ -110,20 +138,30 @@ class CQLRecipe(OfflineRecipe):
     encodings: ClassVar[tuple[Encoding, ...]] = ("discrete", "continuous")
 
     conservatism: float = 0.1
-    """weight of the penalty on actions that the data does not show"""
+    """weight of the penalty on actions that the data does not show, per standard deviation of the rewards"""
+    target_interval: int = 1_000
+    """gradient steps between copies to the target network (discrete)"""
+    action_samples: int = 4
+    """actions drawn per recorded step to measure the penalty (continuous)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require("conservatism", self.conservatism, 0.0, 1e6)
+        require("target_interval", self.target_interval, 1, 1_000_000_000)
+        require("action_samples", self.action_samples, 1, 1_000)
 
-    def learner(self, encoding: Encoding) -> Any:
-        """Discrete CQL (a double DQN with the penalty), or CQL on soft actor-critic."""
+    def configure(self, encoding: Encoding) -> Any:
+        """Discrete CQL (a double DQN with the penalty), or CQL on soft actor-critic with a penalty of fixed weight."""
         from d3rlpy.algos import CQLConfig, DiscreteCQLConfig
 
         if encoding == "discrete":
             return DiscreteCQLConfig(
-                **self._shared(), learning_rate=self.learning_rate, encoder_factory=self._encoder(), alpha=self.conservatism
-            ).create(device="cpu:0")
+                **self._shared(),
+                learning_rate=self.learning_rate,
+                encoder_factory=self._encoder(),
+                target_update_interval=self.target_interval,
+                alpha=self.conservatism,
+            )
         return CQLConfig(
             **self._shared(),
             actor_learning_rate=self.learning_rate,
@@ -132,65 +170,173 @@ class CQLRecipe(OfflineRecipe):
             alpha_learning_rate=0.0,
             actor_encoder_factory=self._encoder(),
             critic_encoder_factory=self._encoder(),
+            initial_temperature=0.01,
             conservative_weight=self.conservatism,
-        ).create(device="cpu:0")
+            n_action_samples=self.action_samples,
+        )
 
 
-def cloning(recipe: OfflineRecipe, encoding: Encoding) -> Any:
-    """Behaviour cloning with the recipe's network, batch and learning rate."""
-    from d3rlpy.algos import BCConfig, DiscreteBCConfig
+# ----------------------------------------------------------------------------------------------------------------- data
+@dataclass(frozen=True)
+class Transitions:
+    """Recorded steps side by side: n steps of E episodes.
 
-    kind = DiscreteBCConfig if encoding == "discrete" else BCConfig
-    shared = {"batch_size": recipe.batch, "learning_rate": recipe.learning_rate, "encoder_factory": recipe._encoder()}
-    return kind(**shared).create(device="cpu:0")
+    observations float32 (n + E, D): each episode's, its last one included. actions (n, A), float32 in [-1, 1] or int64 (n, 1)
+    when discrete. rewards float32 (n,). terminals bool (n,): the episode ended there and nothing follows (a time limit or the end
+    of the recording is no such end). rows int64 (n,): where each step's observation lies; the next one lies behind it.
+    """
 
+    observations: NDArray[np.float32]
+    actions: NDArray[Any]
+    rewards: NDArray[np.float32]
+    terminals: NDArray[np.bool_]
+    rows: NDArray[np.int64]
 
-def buffer(
-    observations: list[NDArray[np.float32]],
-    actions: list[NDArray[Any]],
-    rewards: list[NDArray[np.float32]],
-    terminated: list[bool],
-    encoding: Encoding,
-    action_size: int,
-) -> Any:
-    """A d3rlpy replay buffer of whole episodes; observations have one row more than actions."""
-    from d3rlpy.constants import ActionSpace
-    from d3rlpy.dataset import Episode, InfiniteBuffer, ReplayBuffer
-
-    discrete = encoding == "discrete"
-    episodes = [
-        # actions inside the open box: IQL's policy is a squashed Gaussian whose density is infinite at the edge
-        Episode(seen[:-1], np.asarray(done).reshape(-1, 1) if discrete else np.clip(done, -0.999, 0.999), paid[:, None], ended)
-        for seen, done, paid, ended in zip(observations, actions, rewards, terminated, strict=True)
-        if len(paid) > 1
-    ]
-    space = ActionSpace.DISCRETE if discrete else ActionSpace.CONTINUOUS
-    return ReplayBuffer(InfiniteBuffer(), episodes=episodes, action_space=space, action_size=action_size)
+    def __len__(self) -> int:
+        return len(self.rewards)
 
 
-class OfflinePolicy:
-    """A trained d3rlpy algorithm's deterministic policy, with what export and evaluation ask of a model."""
+class Buffer:
+    """The part of d3rlpy's replay buffer that its training loop reads, with batches gathered in one piece.
 
-    def __init__(self, algorithm: Any, observation_space: Any, action_space: Any) -> None:
-        self.algorithm = algorithm
-        self.observation_space, self.action_space = observation_space, action_space
+    Steps are drawn with replacement by a generator of its own, so the same seed draws the same batches. Rewards are handed out in
+    standard deviations of all rewards, so a recipe's numbers mean the same in every world.
+    """
+
+    def __init__(self, data: Transitions, space: gymnasium.spaces.Space[Any], seed: Any) -> None:
+        from d3rlpy.constants import ActionSpace
+        from d3rlpy.dataset import DatasetInfo, Signature
+
+        discrete = isinstance(space, gymnasium.spaces.Discrete)
+        shape, width = data.observations.shape[1:], data.actions.shape[1]
+        self._data, self._generator = data, np.random.default_rng(seed)
+        self._actions = data.actions.astype(np.float32)
+        self._rewards = (data.rewards / (float(data.rewards.std()) or 1.0)).astype(np.float32)
+        self.dataset_info = DatasetInfo(
+            observation_signature=Signature([np.dtype(np.float32)], [shape]),
+            action_signature=Signature([np.dtype(np.int64 if discrete else np.float32)], [(width,)]),
+            reward_signature=Signature([np.dtype(np.float32)], [(1,)]),
+            action_space=ActionSpace.DISCRETE if discrete else ActionSpace.CONTINUOUS,
+            action_size=_action_size(space),
+        )
+
+    def sample_transition_batch(self, batch_size: int) -> Any:
+        """A d3rlpy ``TransitionMiniBatch``; next actions, which none of the learners here reads, repeat the actions."""
+        from d3rlpy.dataset import TransitionMiniBatch
+
+        data = self._data
+        drawn = self._generator.integers(0, len(data), batch_size)
+        rows, actions = data.rows[drawn], self._actions[drawn]
+        return TransitionMiniBatch(
+            observations=data.observations[rows],
+            actions=actions,
+            rewards=self._rewards[drawn, None],
+            next_observations=data.observations[rows + 1],
+            next_actions=actions,
+            terminals=data.terminals[drawn, None].astype(np.float32),
+            intervals=np.ones((batch_size, 1), dtype=np.float32),
+            transitions=(),
+        )
+
+
+def _action_size(space: gymnasium.spaces.Space[Any]) -> int:
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, gymnasium.spaces.Box):
+        return int(space.shape[0])
+    raise TypeError(f"action space {space}; accepted are Discrete and Box")
+
+
+# ------------------------------------------------------------------------------------------------------------- learners
+class OfflineModel:
+    """One d3rlpy algorithm on one dataset: trained in pieces, saved, and asked for its deterministic actions."""
+
+    def __init__(
+        self, configuration: Any, observations: gymnasium.spaces.Box, actions: gymnasium.spaces.Space[Any], seed: int
+    ) -> None:
+        import d3rlpy
+
+        d3rlpy.seed(seed)
+        torch.manual_seed(seed)
+        self.observation_space, self.action_space = observations, actions
+        self.algorithm = configuration.create(device="cpu:0")
+        self.algorithm.create_impl(observations.shape, _action_size(actions))
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps taken."""
+        return int(self.algorithm.grad_step)
+
+    def fit(self, buffer: Buffer, steps: int, rate: float) -> dict[str, float]:
+        """Take gradient steps with d3rlpy's own loop at one learning rate; returns its mean losses by name."""
+        from d3rlpy.logging import NoopAdapterFactory
+
+        for optimizer in self._parts().values():
+            if hasattr(optimizer, "optim"):
+                for group in optimizer.optim.param_groups:
+                    group["lr"] = rate if group["lr"] > 0.0 else 0.0
+        ((_, losses),) = self.algorithm.fit(
+            buffer, n_steps=steps, n_steps_per_epoch=steps, logger_adapter=NoopAdapterFactory(), show_progress=False
+        )
+        return {name: float(value) for name, value in losses.items() if not name.startswith("time_")}
 
     def predict(self, observations: NDArray[np.float32], deterministic: bool = True) -> tuple[NDArray[Any], None]:
-        """The best action of each row, (N,) when discrete or (N, A); there is no other than the deterministic one."""
+        """d3rlpy's best action of each row, (N,) when discrete or (N, A); there is no other than the deterministic one."""
         if not deterministic:
             raise ValueError("deterministic = False; accepted is True: an offline policy is exported as its best action")
-        with torch.no_grad():
-            out = self.network()(torch.as_tensor(observations))
-        found: NDArray[Any] = out.argmax(dim=1).numpy() if hasattr(self.action_space, "n") else out.clamp(-1.0, 1.0).numpy()
-        return found, None
+        return self.algorithm.predict(observations), None
 
     def network(self) -> nn.Module:
         """Observation (N, D) -> action values (N, F) when discrete, or actions (N, A): plain layers that share the weights."""
         modules = self.algorithm.impl.modules
-        if hasattr(modules, "q_funcs") and not hasattr(modules, "policy"):
-            (values,) = modules.q_funcs
-            return nn.Sequential(values._encoder._layers, values._fc)
-        policy = modules.imitator if hasattr(modules, "imitator") else modules.policy
-        if hasattr(self.action_space, "n"):
-            return nn.Sequential(policy._encoder._layers, policy._fc)
-        return nn.Sequential(policy._encoder._layers, policy._mu if hasattr(policy, "_mu") else policy._fc, nn.Tanh())
+        discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        if hasattr(modules, "imitator"):
+            network, head = modules.imitator, modules.imitator._fc
+        elif discrete:
+            (network,) = modules.q_funcs
+            head = network._fc
+        else:
+            network, head = modules.policy, modules.policy._mu
+        layers = (network._encoder._layers, head)
+        return nn.Sequential(*layers) if discrete else nn.Sequential(*layers, nn.Tanh())
+
+    def state(self) -> dict[str, Any]:
+        """Weights, optimizer states and the number of steps, of tensors and plain numbers only."""
+        return {"steps": self.steps, "parts": {name: part.state_dict() for name, part in self._parts().items()}}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state`` returned. Raises ValueError when it is another algorithm's or another network's."""
+        parts = self._parts()
+        if set(state["parts"]) != set(parts):
+            raise ValueError(f"checkpoint: holds {sorted(state['parts'])}; accepted are {sorted(parts)}")
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+        except RuntimeError as error:
+            raise ValueError(f"checkpoint: {error}") from error
+        self.algorithm.set_grad_step(state["steps"])
+
+    def _parts(self) -> dict[str, Any]:
+        modules = self.algorithm.impl.modules
+        found = {entry.name: getattr(modules, entry.name) for entry in dataclasses.fields(modules)}
+        return {name: part for name, part in found.items() if part is not None}
+
+
+def to_bytes(states: dict[str, Any]) -> bytes:
+    """Several models' states as one file's bytes (torch's zip)."""
+    content = io.BytesIO()
+    torch.save(states, content)
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> dict[str, Any]:
+    """What ``to_bytes`` wrote; nothing but tensors and plain values is ever unpickled."""
+    states: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    return states
+
+
+def quiet() -> None:
+    """Let d3rlpy say errors only: its losses are logged by whoever trains."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))

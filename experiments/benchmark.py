@@ -1,7 +1,7 @@
-"""``python -m experiments.benchmark [amm|env|train|data] --json FILE``: speed as ratios measured in one run, a table and JSON.
+"""``python -m experiments.benchmark [amm|env|train|data|offline]``: speed as ratios measured in one run, a table and JSON.
 
-Without a name all of them run but ``data``, which wants 7 GB of temporary disk. Rates are the best of a few repetitions; on a
-shared machine trust the ratios.
+Without a name amm, env and train run: ``data`` wants 7 GB of temporary disk, ``offline`` the environment of ``make offline``.
+Rates are the best of a few repetitions; on a shared machine trust the ratios.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("amm", "env", "train", "data")
+PARTS = ("amm", "env", "train", "data", "offline")
+DEFAULT = PARTS[:3]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the parts asked for, print a table, and write the JSON file if one is named."""
     parser = argparse.ArgumentParser(prog="python -m experiments.benchmark", description=__doc__)
-    parser.add_argument("part", nargs="?", choices=PARTS, help="which; all but data by default")
+    parser.add_argument("part", nargs="?", choices=PARTS, help="which; amm, env and train by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write [{name, value, unit, ratio_to, ratio}, ...]")
     chosen = parser.parse_args(arguments)
     if chosen.json is not None and not chosen.json.resolve().parent.is_dir():
         parser.error(f"--json {chosen.json}: the folder does not exist")
     rows: list[dict[str, Any]] = []
-    for part in [chosen.part] if chosen.part else PARTS[:-1]:
+    for part in [chosen.part] if chosen.part else DEFAULT:
         rows += import_module(f"experiments.benchmark_{part}").rows()
     table = Table("figure", "value", "unit", "ratio", "to")
     for row in rows:

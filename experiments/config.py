@@ -34,13 +34,17 @@ class ConfigError(ValueError):
 
 
 class Recipe(Protocol):
-    """What an agent's hyper-parameters offer: see ``agents.ppo.PPORecipe``."""
+    """What every agent's hyper-parameters offer."""
 
     @property
     def encodings(self) -> tuple[Encoding, ...]: ...
 
     @property
     def environments(self) -> int: ...
+
+
+class ActingRecipe(Recipe, Protocol):
+    """What those of an agent offer that learns by acting: see ``agents.ppo.PPORecipe``."""
 
     @property
     def update_steps(self) -> int: ...
@@ -75,14 +79,11 @@ class EvaluationConfig:
             )
 
 
-@dataclass(frozen=True)
-class RunConfig(Generic[Agent, World]):
-    """One training run, complete: the same configuration on the same machine gives the same result."""
+@dataclass(frozen=True, kw_only=True)
+class Setting(Generic[World]):
+    """Where something acts: an environment with all its numbers, how actions are written, and training worlds to act in."""
 
-    name: tyro.conf.Suppress[str]
     environment: tyro.conf.Suppress[str]
-    agent: Agent
-    """hyper-parameters of the learner"""
     world: World
     """every number of the environment; ``--preset`` chooses the defaults"""
     preset: str = "ethereum"
@@ -94,43 +95,11 @@ class RunConfig(Generic[Agent, World]):
     data: Path | None = None
     """recorded data for --feed replay"""
     seed: int = 0
-    """of the training worlds, the network's weights and its exploration"""
-    steps: int = 6_000_000
-    """budget in environment steps, rounded up to whole updates"""
-    minutes: float | None = None
-    """budget in wall minutes of training, if reached before the steps; gives up exact repeatability"""
-    checkpoint_steps: int = 1_000_000
-    """environment steps between checkpoints"""
-    threads: int = 1
-    """threads of the learner; the market uses all cores"""
-    lifetime_days: float = 90.0
-    """days until the exported policy expires"""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """the judgement at the end"""
-    out: Path = Path("runs")
-    """folder for runs/NAME/STAMP"""
-    quick: bool = False
-    """the whole chain with a tiny budget, in under half a minute"""
+    """of the training worlds, and of whoever acts or learns in them"""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("seed", 0, _SEEDS - 1),
-            ("steps", 1, 10**12),
-            ("checkpoint_steps", 1, 10**12),
-            ("threads", 1, 1024),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"{name} = {getattr(self, name)}; accepted is {low} to {high}")
-        if self.action not in self.agent.encodings:
-            accepted = ", ".join(self.agent.encodings)
-            raise ConfigError(f"action = {self.action!r}; accepted for {self.name} is {accepted}")
-        if self.agent.environments > _WORLDS_PER_SEED // 4:
-            environments = self.agent.environments
-            raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")
-        if self.minutes is not None and not 0.0 < self.minutes <= 10_000.0:
-            raise ConfigError(f"minutes = {self.minutes}; accepted is above 0 up to 10000")
-        if not 0.0 < self.lifetime_days <= 3_650.0:
-            raise ConfigError(f"lifetime_days = {self.lifetime_days}; accepted is above 0 up to 3650")
+        if not 0 <= self.seed < _SEEDS:
+            raise ConfigError(f"seed = {self.seed}; accepted is 0 to {_SEEDS - 1}")
         if (self.feed == "replay") != (self.data is not None):
             state = "missing" if self.data is None else f"{str(self.data)!r}"
             raise ConfigError(f"data is {state} with feed = {self.feed!r}; accepted is --data PATH with --feed replay")
@@ -147,16 +116,77 @@ class RunConfig(Generic[Agent, World]):
         """Seed of the first training world; runs with other seeds, and held-out worlds, lie elsewhere."""
         return TRAINING_SEED + self.seed * _WORLDS_PER_SEED
 
-    def resumed_seed(self, steps: int) -> int:
-        """Seed of the first training world of a training that goes on after ``steps``: worlds it has not met yet."""
-        return self.training_seed + _WORLDS_PER_SEED // 2 + steps % (_WORLDS_PER_SEED // 4)
-
     def environment_arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``gym.make_vec`` but for the number of environments and the recorded tape."""
         world: Any = self.world
         numbers = {entry.name: getattr(world, entry.name) for entry in dataclasses.fields(world)}
         numbers.pop("preset", None)
         return {"preset": self.preset, "action": self.action, **numbers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Setting[World], Generic[Agent, World]):
+    """One training run, complete: the same configuration on the same machine gives the same result."""
+
+    name: tyro.conf.Suppress[str]
+    agent: Agent
+    """hyper-parameters of the learner"""
+    steps: int = 6_000_000
+    """budget in environment steps, rounded up to whole updates; in gradient steps for a learner on recorded episodes"""
+    minutes: float | None = None
+    """budget in wall minutes of training, if reached before the steps; gives up exact repeatability"""
+    checkpoint_steps: int = 1_000_000
+    """steps between checkpoints"""
+    threads: int = 1
+    """threads of the learner; the market uses all cores"""
+    lifetime_days: float = 90.0
+    """days until the exported policy expires"""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """the judgement at the end"""
+    out: Path = Path("runs")
+    """folder for runs/NAME/STAMP"""
+    quick: bool = False
+    """the whole chain with a tiny budget, in under half a minute"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (("steps", 1, 10**12), ("checkpoint_steps", 1, 10**12), ("threads", 1, 1024)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} = {getattr(self, name)}; accepted is {low} to {high}")
+        if self.action not in self.agent.encodings:
+            accepted = ", ".join(self.agent.encodings)
+            raise ConfigError(f"action = {self.action!r}; accepted for {self.name} is {accepted}")
+        if self.agent.environments > _WORLDS_PER_SEED // 4:
+            environments = self.agent.environments
+            raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")
+        if self.minutes is not None and not 0.0 < self.minutes <= 10_000.0:
+            raise ConfigError(f"minutes = {self.minutes}; accepted is above 0 up to 10000")
+        if not 0.0 < self.lifetime_days <= 3_650.0:
+            raise ConfigError(f"lifetime_days = {self.lifetime_days}; accepted is above 0 up to 3650")
+
+    def resumed_seed(self, steps: int) -> int:
+        """Seed of the first training world of a training that goes on after ``steps``: worlds it has not met yet."""
+        return self.training_seed + _WORLDS_PER_SEED // 2 + steps % (_WORLDS_PER_SEED // 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig(Setting[World]):
+    """One recording of a dataset for offline learning."""
+
+    policy: str = "mixture"
+    """who plays: random, rule, mixture, or the folder of a run or an exported policy"""
+    episodes: int = 4_096
+    """episodes to record, each in a training world of its own"""
+    environments: int = 1_024
+    """episodes that are played together"""
+    out: Path | None = None
+    """the dataset's folder, whose name ends in -v and a number; by default the next free one below runs/datasets/"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("episodes", "environments"):
+            if not 1 <= getattr(self, name) <= _WORLDS_PER_SEED // 2:
+                raise ConfigError(f"{name} = {getattr(self, name)}; accepted is 1 to {_WORLDS_PER_SEED // 2}")
 
 
 def definition_of(environment: str) -> Definition:
@@ -231,7 +261,7 @@ RUNS: dict[str, Named] = {
         f"{algorithm}_{environment}": Named(
             environment=id_,
             agent=_recipe("agents.offline", f"{algorithm.upper()}Recipe"),
-            quick_agent={"environments": 64, "batch": 256, "hidden": (32,)},
+            quick_agent={"episodes": 256, "batch": 256},
             action=action,
             steps=8_000,
             quick_steps=300,
@@ -270,6 +300,13 @@ def default_config(name: str, preset: str | None = None, quick: bool = False) ->
     )
 
 
+def training_world(environment: str, preset: str | None = None) -> Any:
+    """The world that the named runs of an environment train in: what a preset says, with their changes."""
+    definition = definition_of(environment)
+    changes = next((named.world for named in RUNS.values() if named.environment == environment), {})
+    return definition.configure(preset or definition.presets[0], **changes)
+
+
 def parse(arguments: Sequence[str]) -> RunConfig[Any, Any]:
     """``NAME [flags]`` as a configuration. Raises ConfigError or ValueError on a bad value; exits with a
     message on a bad flag.
@@ -286,9 +323,35 @@ def parse(arguments: Sequence[str]) -> RunConfig[Any, Any]:
     parsed: RunConfig[Any, Any] = tyro.cli(
         kind, prog=f"python -m experiments.train {known.name}", args=list(arguments[1:]), default=default
     )
-    if not parsed.preset == default.preset == getattr(parsed.world, "preset", parsed.preset):
+    _require_one_preset(parsed, default.preset)
+    return parsed
+
+
+def _require_one_preset(parsed: Setting[Any], preset: str) -> None:
+    if not parsed.preset == preset == getattr(parsed.world, "preset", parsed.preset):
         world = getattr(parsed.world, "preset", None)
         raise ConfigError(f"preset = {parsed.preset!r}, world.preset = {world!r}; accepted is one --preset")
+
+
+def parse_recording(arguments: Sequence[str]) -> RecordConfig[Any]:
+    """``ENVIRONMENT [flags]`` as a recording. Raises ConfigError or ValueError on a bad value; exits with a message on a bad
+    flag.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("environment", nargs="?", default="-")
+    first.add_argument("--preset")
+    known, _ = first.parse_known_args(arguments)
+    if not arguments or arguments[0] != known.environment or known.environment not in arbgym.ENVIRONMENTS:
+        raise ConfigError(f"the first argument is the environment; accepted are {', '.join(arbgym.ENVIRONMENTS)}")
+    preset = known.preset or definition_of(known.environment).presets[0]
+    default = RecordConfig(
+        environment=known.environment, world=training_world(known.environment, preset), preset=preset, action="continuous"
+    )
+    kind: Any = RecordConfig[type(default.world)]  # type: ignore[misc]  # a class made for tyro alone
+    parsed: RecordConfig[Any] = tyro.cli(
+        kind, prog=f"python -m experiments.record {known.environment}", args=list(arguments[1:]), default=default
+    )
+    _require_one_preset(parsed, preset)
     return parsed
 
 
@@ -342,7 +405,7 @@ def command(config: RunConfig[Any, Any]) -> str:
         words += ["--preset", config.preset]
     if config.quick:
         words.append("--quick")
-    ours, theirs = _flatten(to_json(config)), _flatten(to_json(default))
+    ours, theirs = flatten(to_json(config)), flatten(to_json(default))
     for name, value in ours.items():
         if theirs.get(name) == value:
             continue
@@ -355,13 +418,13 @@ def command(config: RunConfig[Any, Any]) -> str:
     return " ".join(words)
 
 
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Leaves by dotted name; lists of numbers stay together."""
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Leaves of a JSON value by dotted name; lists of numbers stay together."""
     if isinstance(value, list) and any(isinstance(part, dict) for part in value):
         value = {str(k): part for k, part in enumerate(value)}
     if not isinstance(value, dict):
         return {name: value}
     leaves: dict[str, Any] = {}
     for key, part in value.items():
-        leaves.update(_flatten(part, f"{name}.{key}" if name else key))
+        leaves.update(flatten(part, f"{name}.{key}" if name else key))
     return leaves

@@ -1,267 +1,421 @@
-"""Datasets for offline learning: behaviour policies, and episodes recorded in Minari's format (HDF5 with metadata).
+"""Datasets for offline learning in Minari's format: HDF5 episodes and ``metadata.json``, written as they are played.
 
-    python -m experiments.record ArbCross-v0 --policy mixture --episodes 2048 --out datasets/cross-mixture
-
-A dataset is a folder that ``minari.load_dataset`` finds when ``MINARI_DATASETS_PATH`` is the folder above it. Needs the extra
-``offline`` (``make offline``).
+A dataset is a folder NAME-vN with ``data/`` inside, which ``minari.load_dataset("NAME-vN")`` finds when ``MINARI_DATASETS_PATH``
+is the folder above it. Observations, actions and rewards are what the environment gave and took; ``infos`` hold the net profit
+and the oracle's in quote currency. ``metadata.json`` has, under ``arbgym``, where it all comes from. Minari's own collector steps
+one environment at a time and needs JAX; this writes thousands of episodes at a time through Minari's storage.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import copy
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import arbgym
-from arbgym import policy as policies
-from arbgym.engine import Definition
-from arbgym.evaluation import TUNING_SEED, Decide, Simulator
-from arbgym.spec import Encoding, action_space, decode, encode, observation_space
-from experiments.config import ConfigError
+from agents.offline import Transitions
+from arbgym.evaluation import Simulator
+from arbgym.spec import action_space, observation_space, schema_hash
+from experiments.behaviours import Behaviour, behaviour, policy_folder
+from experiments.config import ConfigError, RecordConfig, Setting, flatten, to_json
+from experiments.monitor import StopSignal
+from experiments.provenance import git_revision, versions
+from experiments.worlds import training_arguments
 
-POLICIES = ("random", "rule", "mixture")
-_NOISE = 0.1  # share of random actions of whoever is no random policy
-_TUNING_EPISODES = 128
-_FILE = "data/main_data.hdf5"  # where Minari keeps a dataset's episodes
+FOLDER = Path("runs") / "datasets"
+OURS = "arbgym"  # the key of our part of the metadata
+POLICY = "policy"  # the sub-folder with a copy of the exported policy that played, if one did
+_NAME = re.compile(r"[\w-]+-v\d+")
+_COLUMNS = ("net_profit", "oracle_profit")
 
-Act = Callable[[NDArray[np.float32]], NDArray[Any]]
-"""Observations (N, D) of the same N episodes at every call -> encoded actions (N, ...)."""
+Floats = NDArray[np.float64]
+
+
+def require_minari() -> None:
+    """Refuse, with what to do, where Minari is not installed."""
+    _require("minari", "h5py")
 
 
 def require_offline() -> None:
     """Refuse, with what to do, where the offline libraries are not installed."""
-    missing = [name for name in ("d3rlpy", "minari", "h5py") if not find_spec(name)]
+    _require("d3rlpy", "minari", "h5py")
+
+
+def _require(*names: str) -> None:
+    missing = [name for name in names if not find_spec(name)]
     if missing:
         raise ConfigError(
             f"{', '.join(missing)} not installed: offline learning has an environment of its own (d3rlpy pins gymnasium 1.0.0); "
-            "run make offline, then .venv-offline/bin/python -m experiments.train ..."
+            "run make offline, then .venv-offline/bin/python -m experiments...."
         )
 
 
+# -------------------------------------------------------------------------------------------------------------- playing
 @dataclass(frozen=True)
-class Episodes:
-    """Recorded episodes, one list entry each; T differs.
-
-    observations float32 (T + 1, D), actions (T, A) or (T,) when discrete, rewards float32 (T,), terminated bool, seed.
+class Played:
+    """Whole episodes of a batch, episode by episode: observations (E, T + 1, D), actions (E, T, ...), rewards and info columns
+    (E, T), each valid up to its episode's ``lengths`` (E,); ``terminated`` (E,), or else cut off.
     """
 
-    observations: list[NDArray[np.float32]]
-    actions: list[NDArray[Any]]
-    rewards: list[NDArray[np.float32]]
-    terminated: list[bool]
-    description: dict[str, Any]
-
-    @property
-    def steps(self) -> int:
-        """Transitions in all."""
-        return sum(len(rewards) for rewards in self.rewards)
+    observations: NDArray[np.float32]
+    actions: NDArray[Any]
+    rewards: Floats
+    info: dict[str, Floats]
+    lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class Behaviour:
-    """A policy that a dataset is recorded with, by name: random, rule, mixture, or a run's or policy's folder.
+def play(setting: Setting[Any], acting: Behaviour, seed: int, episodes: int, stop: StopSignal, bar: Bar) -> Played:
+    """Play episodes side by side, one compiled call a step; episode e is what ``reset(seed=seed + e)`` starts.
 
-    ``random`` draws every action; ``rule`` is the environment's tuned rule with a tenth of random actions; ``mixture`` draws for
-    each episode one of: random, the rule of thumb, the tuned rule (each with a tenth of random actions).
+    When ``stop`` comes, what is played so far is kept, and episodes that were not over are cut off there.
     """
-
-    name: str
-    definition: Definition
-    encoding: Encoding
-    rules: tuple[Decide | None, ...]  # None: random
-    noise: float = _NOISE
-
-    def actor(self, episodes: int, seed: int) -> Act:
-        """The policy at work on a batch of episodes; the same seed acts the same."""
-        generator = np.random.default_rng(seed)
-        which = generator.integers(0, len(self.rules), episodes)
-        space = action_space(self.definition.action, self.encoding)
-        space.seed(seed)
-
-        def act(observations: NDArray[np.float32]) -> NDArray[Any]:
-            actions = _random(space, generator, episodes)
-            keep = generator.random(episodes) >= self.noise
-            for k, rule in enumerate(self.rules):
-                rows = np.flatnonzero((which == k) & keep)
-                if rule is not None and len(rows):
-                    actions[rows] = encode(self.definition.action, self.encoding, rule(observations)[rows])
-            return actions
-
-        return act
-
-    def decide(self, episodes: int, seed: int) -> Decide:
-        """The same as a decision rule, to be judged beside others."""
-        act = self.actor(episodes, seed)
-        return lambda observations: decode(self.definition.action, self.encoding, act(observations))
-
-
-def _random(space: Any, generator: np.random.Generator, count: int) -> NDArray[Any]:
-    if hasattr(space, "nvec"):
-        return generator.integers(0, space.nvec, (count, len(space.nvec)))
-    if hasattr(space, "n"):
-        return generator.integers(0, space.n, (count, 1))
-    return generator.uniform(-1.0, 1.0, (count, *space.shape)).astype(np.float32)
-
-
-def behaviour(policy: str, environment: str, encoding: Encoding, arguments: Mapping[str, Any]) -> Behaviour:
-    """The behaviour policy of a name or folder, its rules fitted on tuning worlds. Raises ConfigError."""
-    module = arbgym.ENVIRONMENTS[environment]
-    simulator = Simulator(module, arguments, TUNING_SEED, _TUNING_EPISODES)
-    env = simulator.make()
-    rules = env.definition.baselines()
-    if policy == "random":
-        return Behaviour(policy, env.definition, encoding, (None,))
-    if policy == "rule":
-        return Behaviour(policy, env.definition, encoding, (rules["tuned_rule"].fit(simulator),))
-    if policy == "mixture":
-        return Behaviour(
-            policy, env.definition, encoding, (None, rules["rule"].fit(simulator), rules["tuned_rule"].fit(simulator))
-        )
-    folder = Path(policy)
-    folder = folder / "policy" if (folder / "policy").is_dir() else folder
-    if not (folder / "manifest.json").is_file():
-        raise ConfigError(f"policy = {policy!r}; accepted are {', '.join(POLICIES)}, a run's folder or an exported policy's")
-    exported = policies.load(folder)
-    trained: str = policies.read_manifest(folder)["environment"]["id"]
-    if trained != environment:
-        raise ConfigError(f"policy = {policy!r}: was trained on {trained}; accepted is a policy of {environment}")
-    own: Encoding = policies.read_manifest(folder)["action"]["encoding"]
-
-    def decide(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-        return decode(env.definition.action, own, exported.predict(observations))
-
-    return Behaviour(folder.resolve().as_posix(), env.definition, encoding, (decide,))
-
-
-def play(
-    environment: str, acting: Behaviour, arguments: Mapping[str, Any], episodes: int, seed: int, show: bool = True
-) -> Episodes:
-    """Record whole episodes, all of them at once; episode e starts as ``reset(seed=seed + e)``.
-
-    Ctrl-C ends the recording early: what is whole by then is kept, the rest ends as truncated.
-    """
-    simulator = Simulator(arbgym.ENVIRONMENTS[environment], {**arguments, "action": acting.encoding}, seed, episodes)
-    env = simulator.make()
+    env = Simulator(arbgym.ENVIRONMENTS[setting.environment], training_arguments(setting), seed, episodes).make()
     act = acting.actor(env.num_envs, seed)
     env.reset(seed=seed)
-    seen, done, earned, alive = [env.observations.copy()], [], [], []
-    ended = np.zeros(env.num_envs, dtype=np.bool_)
-    over = np.zeros(env.num_envs, dtype=np.bool_)
-    try:
-        for _ in track(range(env.config.episode_blocks), "recording", disable=not show, transient=True):
-            actions = act(env.observations)
-            env.step_in_place(actions if acting.encoding != "discrete" else actions[:, 0])
-            alive.append(~over)
-            seen.append(env.observations.copy())
-            done.append(actions)
-            earned.append(env.rewards.astype(np.float32))
-            ended |= env.terminated & ~over
-            over |= env.terminated | env.truncated
-            if over.all():
-                break
-    except KeyboardInterrupt:
-        print(f"stopped: keeping {len(earned)} steps of each episode")
-    lengths = np.array(alive).sum(axis=0)[:episodes]
-    observations, acts, rewards = np.array(seen), np.array(done), np.array(earned)
-    if acting.encoding == "discrete":
-        acts = acts[:, :, 0]
-    description = {
-        "environment": environment,
-        "preset": env.preset,
-        "feed": env.core.feed,
-        "policy": acting.name,
-        "noise": acting.noise,
-        "encoding": acting.encoding,
-        "seed": seed,
-        "episodes": episodes,
-        "arbgym": arbgym.__version__,
-    }
-    return Episodes(
-        [observations[: length + 1, e] for e, length in enumerate(lengths)],
-        [acts[:length, e] for e, length in enumerate(lengths)],
-        [rewards[:length, e] for e, length in enumerate(lengths)],
-        [bool(ended[e]) for e in range(episodes)],
-        description,
+    observations = [env.observations.copy()]
+    actions: list[NDArray[Any]] = []
+    rewards: list[Floats] = []
+    info: dict[str, list[Floats]] = {name: [] for name in _COLUMNS}
+    over, terminated = np.zeros((2, env.num_envs), dtype=np.bool_)
+    lengths = np.zeros(env.num_envs, dtype=np.int64)
+    while not over.all() and not (stop.received and actions):
+        actions.append(act(env.observations))
+        env.step_in_place(actions[-1])
+        observations.append(env.observations.copy())
+        rewards.append(env.rewards.copy())
+        for name, column in info.items():
+            column.append(env.info[name].copy())
+        lengths += ~over
+        terminated |= env.terminated & ~over
+        over |= env.terminated | env.truncated
+        bar.advance(int((~over).sum()))
+
+    def by_episode(steps: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.ascontiguousarray(np.swapaxes(np.stack(steps), 0, 1)[:episodes])
+
+    return Played(
+        by_episode(observations),
+        by_episode(actions)[..., 0] if setting.action == "discrete" else by_episode(actions),
+        by_episode(rewards),
+        {name: by_episode(column) for name, column in info.items()},
+        lengths[:episodes],
+        terminated[:episodes],
     )
 
 
-def write(recorded: Episodes, definition: Definition, out: Path) -> None:
-    """Write episodes as a Minari dataset at ``out``; an existing dataset is replaced only once the new one is complete.
+class Bar:
+    """A progress bar over the steps of a recording; a line per batch where there is no terminal."""
 
-    Raises ConfigError for a folder that holds something else.
+    def __init__(self, console: Console, episodes: int, blocks: int) -> None:
+        self._console, self._episodes = console, episodes
+        columns = (
+            TextColumn("recording"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._progress.add_task("recording", total=episodes * blocks, note="")
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, steps: int) -> None:
+        """So many steps more."""
+        self._progress.advance(self._task, steps)
+
+    def saved(self, episodes: int) -> None:
+        """So many episodes are on disk."""
+        self._progress.update(self._task, note=f"{episodes:,} episodes saved")
+        if not self._console.is_terminal:
+            self._console.print(f"{episodes:,} of {self._episodes:,} episodes recorded", soft_wrap=True)
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+def next_folder(config: RecordConfig[Any], policy: str) -> Path:
+    """Where a recording without ``--out`` goes: the first version that is not taken."""
+    name = f"{config.environment.partition('-')[0].lower()}-{config.preset}-{policy}-{config.action}"
+    version = 0
+    while (FOLDER / f"{name}-v{version}").exists():
+        version += 1
+    return FOLDER / f"{name}-v{version}"
+
+
+def record(config: RecordConfig[Any], console: Console) -> Path:
+    """Play and write a dataset batch by batch; returns its folder, which appears when the recording is over or stopped.
+
+    Raises ConfigError before anything is written when the folder is taken or something cannot be played.
     """
-    require_offline()
-    out = out.resolve()
-    if out.exists() and not (out / _FILE).is_file():
-        raise ConfigError(f"out = {str(out)!r} exists and is no dataset; accepted is a new folder or a dataset's")
-    home = out.parent / f".{out.name}.{os.getpid()}"
-    os.environ["MINARI_DATASETS_PATH"] = str(home)
+    require_minari()
+    out = config.out
+    if out is not None:
+        _require_free(out)
+    acting = behaviour(config.policy, config)
+    out = out or next_folder(config, acting.name)
+    partial = out.with_name(f".{out.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)  # of a recording that was killed
+    (partial / "data").mkdir(parents=True)
+    if acting.name == "checkpoint":
+        shutil.copytree(policy_folder(config.policy), partial / POLICY)
+    storage = _storage(config, acting, partial / "data", out.name)
+    blocks = training_arguments(config)["episode_blocks"]
+    done, sums = 0, dict.fromkeys(("return", *_COLUMNS), 0.0)
+    with (
+        StopSignal("stopping: keeping what is recorded (once more to end at once)") as stop,
+        Bar(console, config.episodes, blocks) as bar,
+    ):
+        while done < config.episodes and not (stop.received and done):
+            count = min(config.environments, config.episodes - done)
+            played = play(config, acting, config.training_seed + done, count, stop, bar)
+            _append(storage, played, config.training_seed + done)
+            done += count
+            sums["return"] += _total(played.rewards, played.lengths)
+            for name in _COLUMNS:
+                sums[name] += _total(played.info[name], played.lengths)
+            bar.saved(done)
+    means = {f"mean_{name}": total / done for name, total in sums.items()}
+    ended = {"episodes": done, "stopped_by": "signal" if stop.received else "episodes", **means}
+    storage.update_metadata({OURS: storage.metadata[OURS] | ended})
+    partial.rename(out)
+    return out
+
+
+def _require_free(out: Path) -> None:
+    if not _NAME.fullmatch(out.name):
+        raise ConfigError(f"out = {str(out)!r}; accepted is a folder whose name ends in a version, as in {out.name or 'data'}-v0")
+    if out.exists():
+        raise ConfigError(f"out = {str(out)!r} exists already; accepted is a new folder, such as the next version")
+
+
+def _storage(config: RecordConfig[Any], acting: Behaviour, path: Path, identity: str) -> Any:
+    """Minari's storage of a new dataset with all its metadata but what the recording will have found."""
     import minari
+    from minari.dataset.minari_storage import MinariStorage
+
+    definition = config.definition
+    storage = MinariStorage.new(
+        path,
+        observation_space=observation_space(definition.observation),
+        action_space=action_space(definition.action, config.action),
+        env_spec=_spec(config),
+        data_format="hdf5",
+    )
+    storage.update_metadata(
+        {
+            "dataset_id": identity,
+            "minari_version": minari.__version__,
+            "algorithm_name": acting.name,
+            "author": {"ArbGym"},
+            "requirements": [f"arbgym>={arbgym.__version__}"],
+            "description": f"{config.environment} ({config.preset}, {config.feed} feed), played by {acting.name}: see "
+            "experiments/behaviours.py. infos: profits in quote currency.",
+            OURS: provenance(config) | {"policy": acting.name, "players": len(acting.players)},
+        }
+    )
+    return storage
+
+
+def provenance(setting: Setting[Any]) -> dict[str, Any]:
+    """What a dataset is of, and what it was recorded with."""
+    return {**_subject(setting), "seed": setting.training_seed, "git": git_revision(), "versions": versions()}
+
+
+def _subject(setting: Setting[Any]) -> dict[str, Any]:
+    """What a dataset and a training on it have to agree on."""
+    definition = setting.definition
+    tape = training_arguments(setting).get("tape")
+    return {
+        "environment": definition.id,
+        "version": definition.version,
+        "observation": schema_hash(definition.observation),
+        "actions": schema_hash(definition.action),
+        "action": setting.action,
+        "preset": setting.preset,
+        "feed": setting.feed,
+        "tape": None if tape is None else tape.sha256,
+        "world": to_json(setting.world),
+    }
+
+
+def _spec(config: RecordConfig[Any]) -> Any:
+    """How Minari makes the environment again; None where it cannot: on a tape, or where whole pools or lenders were changed."""
+    if config.feed == "replay":
+        return None
+    ours, theirs = to_json(config.world), to_json(config.definition.configure(config.preset))
+    changed = {name: value for name, value in ours.items() if value != theirs[name] and name != "chain"}
+    if "chain" in ours:  # whose numbers are arguments by their own names
+        changed |= {name: value for name, value in ours["chain"].items() if value != theirs["chain"][name]}
+    if any(isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)) for value in changed.values()):
+        return None
+    spec = copy.deepcopy(gymnasium.spec(config.environment))
+    spec.kwargs.update(preset=config.preset, action=config.action, **changed)
+    return spec
+
+
+def _append(storage: Any, played: Played, seed: int) -> None:
     from minari.data_collector import EpisodeBuffer
 
-    encoding: Encoding = recorded.description["encoding"]
-    identity = "arbgym/recorded-v0"
-    try:
-        minari.create_dataset_from_buffers(
-            identity,
-            [
-                EpisodeBuffer(
-                    id=k,
-                    observations=list(recorded.observations[k]),
-                    actions=list(recorded.actions[k]),
-                    rewards=recorded.rewards[k].tolist(),
-                    terminations=[*[False] * (len(recorded.rewards[k]) - 1), recorded.terminated[k]],
-                    truncations=[*[False] * (len(recorded.rewards[k]) - 1), not recorded.terminated[k]],
-                )
-                for k in range(len(recorded.rewards))
-            ],
-            observation_space=observation_space(definition.observation),
-            action_space=action_space(definition.action, encoding),
-            algorithm_name=recorded.description["policy"],
-            author="ArbGym",
-            author_email="none",
-            code_permalink="none",
-            description=json.dumps(recorded.description, sort_keys=True),
-            data_format="hdf5",
+    def episode(e: int) -> Any:
+        length = int(played.lengths[e])
+        last = np.arange(length) == length - 1
+        return EpisodeBuffer(
+            seed=seed + e,
+            observations=played.observations[e, : length + 1],
+            actions=played.actions[e, :length],
+            rewards=played.rewards[e, :length],
+            terminations=last & played.terminated[e],
+            truncations=last & ~played.terminated[e],
+            infos={name: np.concatenate([[0.0], column[e, :length]]) for name, column in played.info.items()},
         )
-        if out.exists():
-            shutil.rmtree(out)
-        (home / identity).replace(out)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+
+    storage.update_episodes(episode(e) for e in range(len(played.lengths)))
 
 
-def read(path: Path, environment: str, encoding: Encoding) -> Episodes:
-    """Read a dataset and check that it is one of this environment and encoding. Raises ConfigError."""
-    require_offline()
-    path = path.resolve()
-    if not (path / _FILE).is_file():
-        raise ConfigError(f"dataset = {str(path)!r} is no Minari dataset; accepted is what python -m experiments.record writes")
-    os.environ["MINARI_DATASETS_PATH"] = str(path.parent)
-    import minari
+def _total(values: Floats, lengths: NDArray[np.int64]) -> float:
+    return float((values * (np.arange(values.shape[1]) < lengths[:, None])).sum())
 
-    dataset = minari.load_dataset(path.name)
+
+# -------------------------------------------------------------------------------------------------------------- reading
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset in memory; ``source`` is our part of its metadata, None for one that somebody else recorded."""
+
+    path: Path
+    data: Transitions
+    episodes: int
+    source: dict[str, Any] | None
+
+    def behaviour(self, setting: Setting[Any]) -> Behaviour | None:
+        """Who played, ready to play again; None where that is not known."""
+        if self.source is None:
+            return None
+        return recorded_behaviour(self.path, self.source, setting)
+
+
+def recorded_behaviour(path: Path, source: dict[str, Any], setting: Setting[Any]) -> Behaviour:
+    """Who played a dataset of ours."""
+    return behaviour(str(path / POLICY) if source["policy"] == "checkpoint" else source["policy"], setting)
+
+
+def read_source(path: Path) -> dict[str, Any] | None:
+    """Our part of a dataset's metadata, None when it has none. Raises ConfigError where there is no dataset."""
+    return _metadata(path).get(OURS)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    require_minari()
+    from minari.dataset.minari_storage import MinariStorage
+
     try:
-        description = json.loads(dataset.storage.metadata.get("description", ""))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ConfigError(f"dataset = {str(path)!r}: its description is not ArbGym's") from error
-    for name, wanted in (("environment", environment), ("encoding", encoding)):
-        if description.get(name) != wanted:
-            raise ConfigError(f"dataset = {str(path)!r}: {name} = {description.get(name)!r}; accepted is {wanted!r}")
-    episodes = list(dataset.iterate_episodes())
-    return Episodes(
-        [np.asarray(e.observations, dtype=np.float32) for e in episodes],
-        [np.asarray(e.actions) for e in episodes],
-        [np.asarray(e.rewards, dtype=np.float32) for e in episodes],
-        [bool(e.terminations[-1]) for e in episodes],
-        description,
+        metadata: dict[str, Any] = MinariStorage.read_raw_metadata(path / "data")
+    except ValueError as error:
+        raise ConfigError(
+            f"dataset = {str(path)!r}: {error}; accepted is a Minari dataset's folder, with data/ inside"
+        ) from error
+    return metadata
+
+
+def read(path: Path, setting: Setting[Any], console: Console) -> Dataset:
+    """A dataset of this environment, world and encoding. Raises ConfigError that names what differs or is damaged."""
+    source = _metadata(path).get(OURS)
+    from minari.dataset.minari_storage import MinariStorage
+
+    if source is not None:
+        _require_same(path, source, setting)
+    storage = MinariStorage.read(path / "data")
+    definition = setting.definition
+    spaces = (
+        ("observation_space", storage.observation_space, observation_space(definition.observation)),
+        ("action_space", storage.action_space, action_space(definition.action, setting.action)),
     )
+    for name, found, accepted in spaces:
+        if found != accepted:
+            raise ConfigError(f"dataset = {str(path)!r}: {name} = {found}; accepted is {accepted}")
+    count = int(storage.total_episodes)
+    parts: list[_Episode] = []
+    try:
+        with Progress(*Progress.get_default_columns(), console=console, disable=not console.is_terminal, transient=True) as bar:
+            for episode in bar.track(storage.get_episodes(range(count)), total=count, description="reading"):
+                parts.append(_checked(episode, path, storage.action_space))
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"dataset = {str(path)!r}: cannot be read: {error}") from error
+    if not sum(len(part.rewards) for part in parts):
+        raise ConfigError(f"dataset = {str(path)!r}: holds no steps")
+    return Dataset(path, _flat(parts), count, source)
+
+
+@dataclass(frozen=True)
+class _Episode:
+    observations: NDArray[np.float32]  # (T + 1, D)
+    actions: NDArray[Any]  # (T, A)
+    rewards: NDArray[np.float32]  # (T,)
+    terminated: bool
+
+
+def _checked(episode: dict[str, Any], path: Path, space: Any) -> _Episode:
+    """One episode as Minari reads it, refused when its arrays do not fit together or hold what cannot be."""
+    observations, actions = np.asarray(episode["observations"]), np.asarray(episode["actions"])
+    rewards = np.asarray(episode["rewards"], dtype=np.float32)
+    where = f"dataset = {str(path)!r}: episode {episode['id']}"
+    if not len(observations) - 1 == len(actions) == len(rewards) == len(episode["terminations"]):
+        counts = f"{len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards"
+        raise ConfigError(f"{where}: {counts}; accepted is one observation more than actions and rewards")
+    for name, values in (("observations", observations), ("rewards", rewards)):
+        if not np.isfinite(values).all():
+            step = int(np.argwhere(~np.isfinite(values))[0, 0])
+            raise ConfigError(f"{where}: {name} hold a number that is not finite at step {step}; accepted are finite numbers")
+    low, high = (0, space.n - 1) if isinstance(space, gymnasium.spaces.Discrete) else (space.low, space.high)
+    outside = ~((actions >= low) & (actions <= high)).reshape(len(actions), -1).all(axis=1)
+    if outside.any():
+        step = int(np.argmax(outside))
+        raise ConfigError(f"{where}: actions = {actions[step]} at step {step}; accepted are those of {space}")
+    terminated = bool(len(rewards)) and bool(episode["terminations"][-1])
+    return _Episode(observations.astype(np.float32), actions.reshape(len(actions), -1), rewards, terminated)
+
+
+def _flat(episodes: Sequence[_Episode]) -> Transitions:
+    lengths = np.array([len(episode.rewards) for episode in episodes])
+    terminals = np.zeros(int(lengths.sum()), dtype=np.bool_)
+    ends = lengths.cumsum() - 1
+    ended = np.array([episode.terminated for episode in episodes])
+    terminals[ends[ended]] = True
+    number = np.repeat(np.arange(len(lengths)), lengths)  # each episode before has one observation more than steps
+    return Transitions(
+        np.concatenate([episode.observations for episode in episodes]),
+        np.concatenate([episode.actions for episode in episodes]),
+        np.concatenate([episode.rewards for episode in episodes]),
+        terminals,
+        np.arange(len(terminals)) + number,
+    )
+
+
+def _require_same(path: Path, source: dict[str, Any], setting: Setting[Any]) -> None:
+    """Refuse a dataset of another environment, world, encoding or tape, by the first entry that differs."""
+    recorded, wanted = (flatten({name: of.get(name) for name in _SUBJECT}) for of in (source, _subject(setting)))
+    for name in [*wanted, *recorded]:
+        if recorded.get(name) != wanted.get(name):
+            found, accepted = recorded.get(name), wanted.get(name)
+            raise ConfigError(
+                f"dataset = {str(path)!r}: {name} = {found!r}; accepted is {accepted!r}, as in the run's own configuration"
+            )
+
+
+_SUBJECT = ("environment", "version", "action", "preset", "feed", "tape", "world", "observation", "actions")

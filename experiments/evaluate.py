@@ -21,6 +21,7 @@ from arbgym.evaluation import EncodedPolicy
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.judge import judge, print_table
 from experiments.monitor import write_atomically
+from experiments.offline import companions
 from experiments.saved import load_config
 
 
@@ -32,7 +33,7 @@ def evaluate_run(
     Raises ValueError when the folder is no run, or its policy is refused. An expired policy can still be judged.
     """
     config, policy, evaluation = _saved(folder, episodes, seed, backend)
-    return judge(config, policy, evaluation)
+    return judge(config, policy, evaluation, companions(dataclasses.replace(config, evaluation=evaluation), folder))
 
 
 def write_opportunities(

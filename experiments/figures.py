@@ -21,7 +21,7 @@ def all_figures(result: dict[str, Any], curve: list[dict[str, float]]) -> list[P
     """The pictures that a result has the numbers for."""
     found = [policies_figure(result), paired_figure(result), parts_figure(result)]
     if len(curve) > 1:
-        found.append(learning_figure(curve))
+        found.append(learning_figure(curve, result["training"]["unit"]))
     if result.get("behaviour"):
         found.append(behaviour_figure(result["behaviour"]))
     return found
@@ -93,14 +93,17 @@ def parts_figure(result: dict[str, Any]) -> Picture:
     )
 
 
-def learning_figure(curve: list[dict[str, float]]) -> Picture:
-    """Net profit per step, and its share of the oracle's, while training."""
-    steps = np.array([point["steps"] for point in curve]) / 1e6
+def learning_figure(curve: list[dict[str, float]], unit: str) -> Picture:
+    """Net profit per step, and its share of the oracle's, while training; ``unit`` is what the curve's steps count."""
+    count, word = (1e6, "million") if curve[-1]["steps"] >= 1e6 else (1e3, "thousand")
+    steps = np.array([point["steps"] for point in curve]) / count
     net = np.array([point["net_profit"] for point in curve])
     figure, axes = _canvas(3.2)
     axes.plot(steps, net, color=BLUE, alpha=0.3, linewidth=1)
     axes.plot(steps, _smooth(net), color=BLUE, linewidth=2)
-    axes.set_xlabel("million environment steps")
+    if "cloning_profit" in curve[0]:
+        axes.plot(steps, _smooth(np.array([point["cloning_profit"] for point in curve])), color=GREY, linewidth=2)
+    axes.set_xlabel(f"{word} {unit}")
     axes.set_ylabel("net profit per step", color=BLUE)
     axes.axhline(0.0, color=GREY, linewidth=1)
     if "oracle_profit" in curve[0]:
@@ -111,7 +114,9 @@ def learning_figure(curve: list[dict[str, float]]) -> Picture:
         share.spines["top"].set_visible(False)
         lowest = 100.0 * np.min(_smooth(net) / np.maximum(_smooth(oracle), 1e-12))
         share.set_ylim(max(lowest, -100.0) - 5.0, None)
-    note = "While exploring, in training worlds: thin as logged, thick a moving average."
+    note = "In training worlds, while exploring if the learner acts itself: thin as logged, thick a moving average."
+    if "cloning_profit" in curve[0]:
+        note += " Grey is its clone of the recorded policy."
     return "Learning curve", note, _svg(figure)
 
 

@@ -22,7 +22,7 @@ def judge(
     config: RunConfig[Any, Any],
     policy: EncodedPolicy,
     evaluation: EvaluationConfig,
-    others: Mapping[str, Decide] | None = None,
+    others: Mapping[str, Decide | EncodedPolicy] | None = None,
 ) -> dict[str, Any]:
     """What ``result.json`` says of the policies: see ``arbgym.evaluation.Evaluation.to_json``.
 

@@ -50,8 +50,9 @@ class StopSignal:
     process as ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, says: str = "stopping: evaluating and exporting what there is (once more to end at once)") -> None:
         self.received = False
+        self._says = says
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignal:
@@ -65,7 +66,7 @@ class StopSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._restore()
-        print("stopping: evaluating and exporting what there is (once more to end at once)", file=sys.stderr, flush=True)
+        print(self._says, file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -1,144 +1,241 @@
-"""Training from recorded episodes: from a dataset to an exported policy, judged beside who recorded it and its clone."""
+"""Learning from recorded episodes: a learner and behaviour cloning side by side on one dataset, judged beside who recorded it.
+
+Both take the same number of gradient steps, so a run that is stopped, out of time or resumed compares them on equal terms. While
+they learn, both are watched in a few training worlds; nothing is chosen by what is seen there.
+"""
 
 from __future__ import annotations
 
-import logging
+import json
+import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from stable_baselines3.common.logger import configure
 
-from agents.offline import OfflinePolicy, OfflineRecipe, buffer, cloning
+import arbgym
+from agents.offline import Buffer, OfflineModel, OfflineRecipe, from_bytes, quiet, to_bytes
 from agents.recipe import use_threads
-from arbgym.evaluation import Decide
+from arbgym import policy as policies
+from arbgym.evaluation import Decide, EncodedPolicy, Simulator
 from arbgym.spec import action_space, decode, observation_space
-from experiments import datasets
-from experiments.config import RunConfig
-from experiments.monitor import StopSignal
+from experiments.config import ConfigError, RecordConfig, RunConfig
+from experiments.datasets import Dataset, read, read_source, record, recorded_behaviour, require_offline
+from experiments.learning import Learn, Learned
+from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, StopSignal, write_atomically
 from experiments.worlds import training_arguments
 
-DATASET = "dataset"
-_LOGGED = 50  # points in TensorBoard
+DATASET = "dataset-v0"  # in the run's folder, where none was given
+CLONING = "cloning"
+_CHUNK = 25  # gradient steps between looks at the clock and at signals
+_POINTS = 40  # of the learning curve
+_WATCHED = 64  # training worlds in which the learners are watched
+
+Config = RunConfig[OfflineRecipe, Any]
 
 
-class _Stop(Exception):
-    """Ends d3rlpy's training between two gradient steps."""
-
-
-def given(config: RunConfig[OfflineRecipe, Any]) -> datasets.Episodes | None:
-    """The configured dataset, None where one has to be recorded. Raises ConfigError before anything is written."""
-    datasets.require_offline()
-    path = config.agent.dataset
-    return None if path is None else datasets.read(path, config.environment, config.action)
-
-
-def learn(
-    config: RunConfig[OfflineRecipe, Any], recorded: datasets.Episodes | None, folder: Path, console: Console
-) -> tuple[OfflinePolicy, dict[str, Any], dict[str, Decide]]:
-    """Train on a dataset (``given``), or on a mixture that is recorded into the run's folder first.
-
-    Returns the policy, what ``result.json`` says of the training, and the policies to judge beside it: the behaviour policy
-    where its name is known, and behaviour cloning. The budget is in gradient steps.
-    """
-    import d3rlpy
-    import structlog
-
-    # d3rlpy says each epoch's losses in a line of its own; TensorBoard has them
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
+    """A training on the configured dataset, or on one that is recorded first. Raises ValueError where it cannot be run."""
+    require_offline()
     use_threads(config.threads)
-    recipe, encoding, definition = config.agent, config.action, config.definition
-    arguments = training_arguments(config)
-    if recorded is None:
-        console.print("recording a mixture of random play, the rule of thumb and the tuned rule ...")
-        acting = datasets.behaviour("mixture", config.environment, encoding, arguments)
-        recorded = datasets.play(
-            config.environment, acting, arguments, recipe.environments, config.training_seed, console.is_terminal
-        )
-        datasets.write(recorded, definition, folder / DATASET)
-    else:
-        acting = datasets.behaviour(recorded.description["policy"], config.environment, encoding, arguments)
-    returns = [float(rewards.sum()) for rewards in recorded.rewards]
-    console.print(
-        f"{len(returns):,} episodes, {recorded.steps:,} steps, mean return {np.mean(returns):.3f}, policy {acting.name}"
-    )
+    quiet()
+    given = None if config.agent.dataset is None else read(config.agent.dataset, config, Console(stderr=True))
+    team = _team(config)
+    if checkpoint is not None:
+        states = from_bytes(checkpoint[0].read_bytes())
+        if set(states) != set(team):
+            raise ConfigError(f"{checkpoint[0]}: holds {', '.join(states)}; accepted are {', '.join(team)}")
+        for name, model in team.items():
+            model.restore(states[name])
 
-    d3rlpy.seed(config.seed)
-    torch.manual_seed(config.seed)
-    space = action_space(definition.action, encoding)
-    size = int(space.n) if hasattr(space, "n") else int(space.shape[0])  # type: ignore[index]
-    rows = buffer(recorded.observations, recorded.actions, recorded.rewards, recorded.terminated, encoding, size)
+    def learn(folder: Path, console: Console) -> Learned:
+        return _learn(config, team, given or _record(config, folder, console), folder, console)
 
-    def policy(algorithm: Any) -> OfflinePolicy:
-        return OfflinePolicy(algorithm, observation_space(definition.observation), space)
-
-    start = time.perf_counter()
-    with StopSignal() as stop:
-        algorithm = recipe.learner(encoding)
-        steps, stopped_by = _fit(algorithm, rows, config, folder, stop, config.name, console)
-        others: dict[str, Decide] = {"behaviour": acting.decide(max(config.evaluation.episodes, 2), config.evaluation.seed)}
-        if recipe.cloning and not stop.received:
-            clone = cloning(recipe, encoding)
-            _fit(clone, rows, config, folder, stop, "cloning", console)
-            imitated = policy(clone)
-            others["cloning"] = lambda observations: decode(definition.action, encoding, imitated.predict(observations)[0])
-    seconds = time.perf_counter() - start
-    training = {
-        "steps": steps,
-        "stopped_by": stopped_by,
-        "speed": {"steps": steps, "steps_per_second": steps / max(seconds, 1e-9), "seconds": seconds, **_SHARES},
-    }
-    return policy(algorithm), training, others
+    return learn
 
 
-_SHARES = {"simulation_share": 0.0, "learner_share": 1.0, "rest_share": 0.0}  # nothing is simulated while it learns
+def dataset_of(config: Config, folder: Path) -> Path:
+    """The folder of the dataset that a run learned from."""
+    return config.agent.dataset or folder / DATASET
 
 
-def _fit(
-    algorithm: Any,
-    rows: Any,
-    config: RunConfig[OfflineRecipe, Any],
-    folder: Path,
-    stop: StopSignal,
-    name: str,
-    console: Console,
-) -> tuple[int, str]:
-    """d3rlpy's own training; ends early on a signal or when the time is up: (gradient steps taken, why it ended)."""
-    from d3rlpy.logging import TensorboardAdapterFactory
+def companions(config: RunConfig[Any, Any], folder: Path) -> dict[str, Decide | EncodedPolicy]:
+    """Who is judged beside a run's policy: its clone, and the policy that recorded the dataset, as far as it is known.
 
-    why = "steps"
-    taken = 0
-    share = 0.5 if config.agent.cloning else 1.0  # of the minutes, for each of the two
-    begun = time.perf_counter()
-
-    def watch(_: Any, epoch: int, step: int) -> None:
-        nonlocal why, taken
-        taken = step
-        if stop.received:
-            why = "signal"
-        elif config.minutes is not None and time.perf_counter() - begun >= 60.0 * config.minutes * share:
-            why = "minutes"
-        else:
-            return
-        raise _Stop
-
-    per_epoch = max(config.steps // _LOGGED, 1)
+    Nobody for a learner that acts.
+    """
+    if not isinstance(config.agent, OfflineRecipe):
+        return {}
+    found: dict[str, Decide | EncodedPolicy] = {}
+    dataset = dataset_of(config, folder)
     try:
-        for epoch, _ in algorithm.fitter(
-            rows,
-            n_steps=config.steps,
-            n_steps_per_epoch=per_epoch,
-            experiment_name=name,
-            with_timestamp=False,
-            logger_adapter=TensorboardAdapterFactory(root_dir=str(folder)),
-            show_progress=console.is_terminal,
-            save_interval=10**9,
-            callback=watch,
-        ):
-            if epoch % 10 == 0 and not console.is_terminal:
-                console.print(f"{name}: {epoch * per_epoch:,} of {config.steps:,} gradient steps", soft_wrap=True)
-    except _Stop:
-        pass
-    return taken, why
+        source = read_source(dataset)
+    except ConfigError as error:
+        print(f"behaviour is not judged: {error}", file=sys.stderr)
+    else:
+        if source is None:
+            print(f"behaviour is not judged: {dataset} does not say who played", file=sys.stderr)
+        else:
+            acting = recorded_behaviour(dataset, source, config)
+            found["behaviour"] = acting.decide(max(config.evaluation.episodes, 2), config.evaluation.seed)
+    if (folder / CLONING).is_dir():
+        created = policies.read_manifest(folder / CLONING)["created"]
+        found[CLONING] = policies.load(folder / CLONING, now=datetime.fromisoformat(created))
+    return found
+
+
+def _team(config: Config) -> dict[str, OfflineModel]:
+    """The learner, and behaviour cloning unless it is not wanted, before their first step."""
+    definition, encoding = config.definition, config.action
+    spaces = observation_space(definition.observation), action_space(definition.action, encoding)
+    configurations = {config.agent.algorithm: config.agent.configure(encoding)}
+    if config.agent.cloning:
+        configurations[CLONING] = config.agent.configure_cloning(encoding)
+    return {name: OfflineModel(configuration, *spaces, config.seed) for name, configuration in configurations.items()}
+
+
+def _record(config: Config, folder: Path, console: Console) -> Dataset:
+    recipe = config.agent
+    console.print(f"no dataset is given: recording {recipe.episodes:,} episodes by {recipe.policy} ...")
+    recording: RecordConfig[Any] = RecordConfig(
+        environment=config.environment,
+        world=config.world,
+        preset=config.preset,
+        action=config.action,
+        feed=config.feed,
+        data=config.data,
+        seed=config.seed,
+        policy=recipe.policy,
+        episodes=recipe.episodes,
+        environments=recipe.environments,
+        out=folder / DATASET,
+    )
+    path = record(recording, console)
+    source = read_source(path)
+    if source is not None and source["stopped_by"] == "signal":
+        raise ConfigError(f"stopped while recording: {source['episodes']:,} episodes are kept; learn with --agent.dataset {path}")
+    return read(path, config, console)
+
+
+def _learn(config: Config, team: dict[str, OfflineModel], dataset: Dataset, folder: Path, console: Console) -> Learned:
+    recipe = config.agent
+    learner = team[recipe.algorithm]
+    begun_at = learner.steps
+    data = dataset.data
+    console.print(f"learning from {len(data):,} steps of {dataset.episodes:,} episodes in {dataset.path}")
+    buffers = {name: Buffer(data, model.action_space, (config.seed, begun_at, k)) for k, (name, model) in enumerate(team.items())}
+    watch = _Watch(config, team, folder, console)
+    seconds = None if config.minutes is None else 60.0 * config.minutes
+    begun, stopped_by, saved = time.perf_counter(), "steps", begun_at
+    with StopSignal() as stop, watch:
+        while learner.steps < config.steps:
+            chunk = min(_CHUNK, config.steps - learner.steps)
+            for name, model in team.items():
+                losses = model.fit(buffers[name], chunk, recipe.rate(model.steps / config.steps))
+                watch.add(name, losses, chunk)
+            if learner.steps - saved >= config.checkpoint_steps:
+                save(team, folder)
+                saved = learner.steps
+            if stop.received:
+                stopped_by = "signal"
+                break
+            if seconds is not None and time.perf_counter() - begun >= seconds:
+                stopped_by = "minutes"
+                break
+    save(team, folder)
+    total = max(time.perf_counter() - begun, 1e-9)
+    steps = learner.steps - begun_at
+    speed = {"steps": steps, "steps_per_second": steps / total, "seconds": total, **watch.shares(total)}
+    beside = {name: model for name, model in team.items() if model is not learner}
+    return Learned(learner, learner.steps, "gradient steps", stopped_by, speed, beside)
+
+
+def save(team: dict[str, OfflineModel], folder: Path) -> None:
+    """A checkpoint of all learners, named by their steps."""
+    steps = max(model.steps for model in team.values())
+    states = to_bytes({name: model.state() for name, model in team.items()})
+    write_atomically(folder / CHECKPOINTS / f"step_{steps:012d}.zip", states)
+
+
+class _Watch:
+    """Losses and, in a few training worlds, profits while the team learns: TensorBoard, learning.jsonl and the progress bar."""
+
+    def __init__(self, config: Config, team: dict[str, OfflineModel], folder: Path, console: Console) -> None:
+        self._config, self._team, self._folder, self._console = config, team, folder, console
+        self._learner = team[config.agent.algorithm]
+        self._worlds = Simulator(
+            arbgym.ENVIRONMENTS[config.environment], training_arguments(config), config.resumed_seed(0), _WATCHED
+        )
+        self._every = max(config.steps // _POINTS, 1)
+        self._logged, self._printed = self._learner.steps, self._learner.steps
+        self._losses: dict[str, float] = {}
+        self._taken: dict[str, int] = dict.fromkeys(team, 0)
+        self._begun, self._watching = time.perf_counter(), 0.0
+        self._logger = configure(str(folder), ["tensorboard"])
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task("training", total=config.steps, completed=self._learner.steps, note="")
+
+    def __enter__(self) -> _Watch:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if any(self._taken.values()):
+            self._log()
+        self._bar.stop()
+        self._logger.close()
+
+    def add(self, name: str, losses: dict[str, float], steps: int) -> None:
+        """One learner's mean losses over so many steps."""
+        for loss, value in losses.items():
+            key = f"{name}/{loss}"
+            self._losses[key] = self._losses.get(key, 0.0) + value * steps
+        self._taken[name] += steps
+        self._bar.update(self._task, completed=self._learner.steps)
+        if name == list(self._team)[-1] and self._learner.steps - self._logged >= self._every:
+            self._log()
+
+    def shares(self, total: float) -> dict[str, float]:
+        """Shares of the time: playing in worlds, gradient steps, and the rest."""
+        simulation = self._watching / total
+        return {"simulation_share": simulation, "learner_share": 1.0 - simulation, "rest_share": 0.0}
+
+    def _log(self) -> None:
+        start = time.perf_counter()
+        losses = {key: total / self._taken[key.partition("/")[0]] for key, total in self._losses.items()}
+        self._losses.clear()
+        self._taken = dict.fromkeys(self._taken, 0)
+        played = {name: self._play(model) for name, model in self._team.items()}
+        own = played[self._config.agent.algorithm]
+        point = {"steps": self._learner.steps, "seconds": start - self._begun, **own}
+        if CLONING in played:
+            point["cloning_profit"] = played[CLONING]["net_profit"]
+        for key, value in (*losses.items(), *((f"profit/{key}", value) for key, value in own.items())):
+            self._logger.record(key, value)
+        if CLONING in played:
+            self._logger.record("profit/cloning", point["cloning_profit"])
+        self._logger.dump(self._learner.steps)
+        with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
+            curve.write(json.dumps(point) + "\n")
+        self._logged = self._learner.steps
+        note = f"net profit {own['net_profit']:+.3f} a step"
+        if own.get("oracle_profit", 0.0) > 0.0:
+            note += f", {own['net_profit'] / own['oracle_profit']:.0%} of the oracle"
+        self._bar.update(self._task, note=note)
+        if not self._console.is_terminal and self._logged - self._printed >= self._config.steps // 5:
+            self._printed = self._logged
+            self._console.print(f"{self._logged:,} of {self._config.steps:,} gradient steps: {note}", soft_wrap=True)
+        self._watching += time.perf_counter() - start
+
+    def _play(self, model: OfflineModel) -> dict[str, float]:
+        """Means per step of each info column when a learner plays the watched worlds."""
+        choices, encoding = self._config.definition.action, self._config.action
+        totals = self._worlds.run(lambda observations: decode(choices, encoding, model.predict(observations)[0]))
+        steps = float(np.sum(totals.lengths))
+        return {name: float(column.sum()) / steps for name, column in totals.sums.items()}

@@ -1,53 +1,45 @@
-"""``python -m experiments.record ENV --policy random|rule|mixture|FOLDER``: record a dataset for offline learning.
+"""``python -m experiments.record ENVIRONMENT [flags]``: record a dataset for offline learning, in Minari's format.
 
-python -m experiments.record ArbCross-v0 --policy mixture --out datasets/cross-mixture
-python -m experiments.record ArbFlash-v0 --policy runs/ppo_flash/STAMP --action continuous --out datasets/flash-expert
+    python -m experiments.record ArbFlash-v0                                   # a mixture, 4,096 episodes, continuous actions
+    python -m experiments.record ArbFlash-v0 --policy random --action discrete --episodes 1000
+    python -m experiments.record ArbCross-v0 --policy runs/ppo_cross/STAMP --out datasets/cross-expert-v0
+    python -m experiments.record ArbFlash-v0 --preset polygon --feed replay --data PATH
+    python -m experiments.record ENVIRONMENT --help     # every number of the world is a flag
+
+--policy is random, rule, mixture (see experiments/behaviours.py), or the folder of a run or an exported policy. Training worlds
+only: training seeds, or the earlier span of a tape. Ctrl-C keeps what is recorded.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from rich.console import Console
 
 import arbgym
-from arbgym.data import read_tape
-from arbgym.evaluation import TRAINING_SEED
-from arbgym.spec import ENCODINGS
-from experiments import datasets
-from experiments.worlds import TRAINING_SHARE
+from experiments.config import parse_recording
+from experiments.datasets import read_source, record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record from the command line; returns the process's exit status."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.record", description=__doc__, allow_abbrev=False)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("environment", choices=sorted(arbgym.ENVIRONMENTS))
-    parser.add_argument("--policy", default="mixture", help="random, rule, mixture, or the folder of a run or exported policy")
-    parser.add_argument("--episodes", type=int, default=1_024)
-    parser.add_argument("--action", choices=ENCODINGS, default="continuous", help="encoding (default %(default)s)")
-    parser.add_argument("--preset")
-    parser.add_argument("--data", type=Path, help="a tape to replay; its earlier 70 %% is recorded")
-    parser.add_argument("--seed", type=int, default=TRAINING_SEED, help="of the first episode (default %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the dataset's folder")
-    flags = parser.parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{__doc__}\nENVIRONMENT is one of: {', '.join(arbgym.ENVIRONMENTS)}")
+        return 0 if arguments else 2
     try:
-        datasets.require_offline()
-        if flags.episodes < 1:
-            raise ValueError(f"episodes = {flags.episodes}; accepted is 1 or more")
-        world = {} if flags.preset is None else {"preset": flags.preset}
-        if flags.data is not None:
-            tape = read_tape(flags.data).span(0.0, TRAINING_SHARE)
-            world |= {"feed": "replay", "tape": tape, "episode_blocks": min(200, len(tape.timestamps) // 2)}
-        acting = datasets.behaviour(flags.policy, flags.environment, flags.action, world)
-        recorded = datasets.play(flags.environment, acting, world, flags.episodes, flags.seed)
-        datasets.write(recorded, acting.definition, flags.out)
+        out = record(parse_recording(arguments), Console())
+        source = read_source(out) or {}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    reward = sum(float(rewards.sum()) for rewards in recorded.rewards) / max(len(recorded.rewards), 1)
-    print(f"{flags.out}: {len(recorded.rewards):,} episodes, {recorded.steps:,} steps, mean return {reward:.3f}")
+    share = source["mean_net_profit"] / source["mean_oracle_profit"] if source["mean_oracle_profit"] > 0.0 else 0.0
+    print(
+        f"{out}: {source['episodes']:,} episodes played by {source['policy']}, net profit {source['mean_net_profit']:,.1f} each "
+        f"({share:.1%} of the oracle's)\n"
+        f'MINARI_DATASETS_PATH={out.parent} python -c "import minari; print(minari.load_dataset({out.name!r}).spec)"'
+    )
     return 0
 
 

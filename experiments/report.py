@@ -37,7 +37,6 @@ def write_report(folder: Path) -> Path:
         action=run["action"],
         seed=run["seed"],
         episodes=result["episodes"],
-        unit="gradient steps" if "dataset" in run["agent"] else "environment steps",
         **result["training"],
         speed=result["speed"],
         export=result["export"],

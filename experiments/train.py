@@ -3,6 +3,7 @@
     python -m experiments.train ppo_flash --quick
     python -m experiments.train ppo_flash --preset base --seed 1
     python -m experiments.train ppo_flash --feed replay --data PATH
+    python -m experiments.train iql_flash [--agent.dataset PATH]      # from recorded episodes; see make offline
     python -m experiments.train --resume runs/ppo_flash/STAMP [--steps N]
     python -m experiments.train NAME --help     # every field of the configuration is a flag
 
@@ -20,7 +21,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,27 +29,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from stable_baselines3.common.logger import configure
 
 from agents.export import differing_actions, export
 from agents.offline import OfflineRecipe
-from agents.recipe import use_threads
-from agents.vec import NativeVecEnv
 from arbgym import policy as policies
 from arbgym.engine import NativeVectorEnv
-from arbgym.evaluation import Decide
-from experiments import offline
+from arbgym.policy import Golden
+from experiments import offline, online
 from experiments.config import RUNS, ConfigError, RunConfig, parse, to_json
 from experiments.judge import judge, print_table
-from experiments.monitor import (
-    CHECKPOINTS,
-    LEARNING_CURVE,
-    Monitor,
-    StopSignal,
-    last_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
+from experiments.learning import Learned
+from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, last_checkpoint, write_atomically
 from experiments.provenance import git_revision, machine, versions
 from experiments.report import write_report
 from experiments.saved import CONFIG, RESULT, load_config
@@ -97,86 +88,31 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     Raises ValueError, before anything is written, when the configuration cannot be run.
     """
     console = console or Console()
-    if isinstance(config.agent, OfflineRecipe):
-        return _train_offline(config, source, console)
     checkpoint = None if source is None else _checkpoint(source)
-    use_threads(config.threads)
-    resumed = 0 if checkpoint is None else checkpoint[1]
-    batch = training_batch(config, config.agent.environments)
-    env = NativeVecEnv(batch)
+    if source is not None and isinstance(config.agent, OfflineRecipe):
+        data = offline.dataset_of(config, source).resolve()
+        config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dataset=data))
+    prepare = offline.prepare if isinstance(config.agent, OfflineRecipe) else online.prepare
+    learn = prepare(config, checkpoint)
     folder = _new_folder(config)
     if source is not None and checkpoint is not None:
         _carry_over(source, checkpoint[0], folder)
-    _write_config(folder, config, source, resumed)
+    _write_config(folder, config, source, 0 if checkpoint is None else checkpoint[1])
     console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
-    model = config.agent.build(env, config.seed, folder)
-    model.set_logger(configure(str(folder), ["tensorboard"]))
-    env.seed(config.resumed_seed(resumed) if checkpoint else config.training_seed)
-    if checkpoint is not None:
-        model.set_parameters(str(checkpoint[0]), device="cpu")
-        model.num_timesteps = resumed
-    training = _learn(model, env, config, folder, resumed, console)
-    _finish(model, config, folder, training, console)
-    env.close()
+    _finish(learn(folder, console), config, folder, console)
     return folder
 
 
-def _train_offline(config: RunConfig[OfflineRecipe, Any], source: Path | None, console: Console) -> Path:
-    """The same for a learner that never acts: its data is recorded or given, its judgement and export are the others'."""
-    if source is not None:
-        raise ConfigError(
-            f"--resume {source}: an offline run is not gone on with; its dataset can be: --agent.dataset {source}/dataset"
-        )
-    recorded = offline.given(config)
-    folder = _new_folder(config)
-    _write_config(folder, config, None, 0)
-    console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
-    model, training, others = offline.learn(config, recorded, folder, console)
-    _finish(model, config, folder, training, console, others)
-    return folder
-
-
-def _learn(
-    model: Any, env: NativeVecEnv, config: RunConfig[Any, Any], folder: Path, resumed: int, console: Console
-) -> dict[str, Any]:
-    with StopSignal() as stop:
-        monitor = Monitor(
-            env,
-            folder,
-            steps=config.steps,
-            seconds=None if config.minutes is None else 60.0 * config.minutes,
-            checkpoint_steps=config.checkpoint_steps,
-            stop=stop,
-            console=console,
-        )
-        if resumed < config.steps:
-            model.learn(config.steps - resumed, callback=monitor, log_interval=None, reset_num_timesteps=resumed == 0)
-            monitor.finish()
-        else:
-            console.print(f"{resumed:,} steps are taken already and the budget is {config.steps:,}: evaluating only")
-            monitor.init_callback(model)
-            save_checkpoint(model, folder)
-    model.logger.close()
-    return {"steps": int(model.num_timesteps), "stopped_by": monitor.stopped_by, "speed": monitor.summary()}
-
-
-def _finish(
-    model: Any,
-    config: RunConfig[Any, Any],
-    folder: Path,
-    training: dict[str, Any],
-    console: Console,
-    others: Mapping[str, Decide] | None = None,
-) -> None:
-    """Export, evaluate what was exported (beside ``others``, too), and write the report."""
+def _finish(learned: Learned, config: RunConfig[Any, Any], folder: Path, console: Console) -> None:
+    """Export, evaluate what was exported, and write the report."""
     start = time.perf_counter()
     console.print("exporting the policy and comparing its actions with the model's ...")
-    observations = _observations(config, model)
-    content, golden = export(model, observations)
+    observations = _observations(config, learned.model)
+    content, golden = export(learned.model, observations)
 
-    def save(held_out: dict[str, Any]) -> None:
+    def save(name: str, content: bytes, golden: Golden, held_out: dict[str, Any]) -> None:
         policies.save(
-            folder / "policy",
+            folder / name,
             content,
             definition=config.definition,
             config=config.world,
@@ -189,29 +125,31 @@ def _finish(
                 "run": config.name,
                 "git": git_revision(),
                 "seed": config.seed,
-                "steps": training["steps"],
+                "steps": learned.steps,
                 "versions": versions(),
                 "held_out": held_out,
             },
         )
 
-    save({})
+    save("policy", content, golden, {})
+    for name, model in learned.beside.items():
+        save(name, *export(model, observations), {})
     exported = time.perf_counter()
     console.print("evaluating on held-out worlds beside the baselines and the oracle ...")
     policy = policies.load(folder / "policy")
-    evaluation = judge(config, policy, config.evaluation, others)
+    evaluation = judge(config, policy, config.evaluation, offline.companions(config, folder))
     evaluated = time.perf_counter()
     result = {
         "run": {"name": config.name, "environment": config.environment, "preset": config.preset, "seed": config.seed},
-        "training": {"steps": training["steps"], "stopped_by": training["stopped_by"]},
+        "training": {"steps": learned.steps, "unit": learned.unit, "stopped_by": learned.stopped_by},
         "export": {
             "observations": len(observations),
-            "differing_actions": differing_actions(model, policy.predict, observations),
+            "differing_actions": differing_actions(learned.model, policy.predict, observations),
         },
         **evaluation,
     }
-    save({name: result["policies"][config.name][name] for name in ("net_profit", "oracle_share")})
-    speed = {**training["speed"], "export_seconds": exported - start, "evaluation_seconds": evaluated - exported}
+    save("policy", content, golden, {name: result["policies"][config.name][name] for name in ("net_profit", "oracle_share")})
+    speed = {**learned.speed, "export_seconds": exported - start, "evaluation_seconds": evaluated - exported}
     write_atomically(folder / RESULT, (json.dumps({**result, "speed": speed}, indent=1) + "\n").encode())
     print_table(result, config.name, console)
     write_report(folder)

@@ -8,25 +8,25 @@ import gymnasium as gym
 
 from arbgym.data import read_tape
 from arbgym.engine import NativeVectorEnv
-from experiments.config import RunConfig
+from experiments.config import Setting
 
 TRAINING_SHARE = 0.7  # of a tape's time: earlier rows train and tune, later rows judge
 EMBARGO_ROWS = 5  # left out between the two
 
 
-def training_arguments(config: RunConfig[Any, Any]) -> dict[str, Any]:
+def training_arguments(config: Setting[Any]) -> dict[str, Any]:
     """Keyword arguments of training environments: simulated worlds, or the earlier span of the recorded data."""
     return config.environment_arguments() | _span(config, 0.0, TRAINING_SHARE)
 
 
-def held_out_arguments(config: RunConfig[Any, Any]) -> dict[str, Any]:
+def held_out_arguments(config: Setting[Any]) -> dict[str, Any]:
     """Keyword arguments of held-out environments: simulated worlds (by their seeds), or the later span of the
     recorded data.
     """
     return config.environment_arguments() | _span(config, TRAINING_SHARE, 1.0, EMBARGO_ROWS)
 
 
-def _span(config: RunConfig[Any, Any], start: float, end: float, embargo_rows: int = 0) -> dict[str, Any]:
+def _span(config: Setting[Any], start: float, end: float, embargo_rows: int = 0) -> dict[str, Any]:
     """The replay's part of the tape; nothing for simulated worlds. Raises TapeError (a ValueError) on a bad file."""
     if config.data is None:
         return {}
@@ -36,7 +36,7 @@ def _span(config: RunConfig[Any, Any], start: float, end: float, embargo_rows: i
     return {"feed": "replay", "tape": tape, "episode_blocks": blocks}
 
 
-def training_batch(config: RunConfig[Any, Any], num_envs: int) -> NativeVectorEnv:
+def training_batch(config: Setting[Any], num_envs: int) -> NativeVectorEnv:
     """A native batch of training environments. Raises ValueError when the configuration or the data is refused."""
     env = gym.make_vec(config.environment, num_envs=num_envs, **training_arguments(config))
     if not isinstance(env, NativeVectorEnv):

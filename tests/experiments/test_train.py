@@ -54,7 +54,8 @@ def test_the_result_has_every_policy_with_its_interval(run: Path) -> None:
     for name, paired in found["paired"].items():
         difference = found["policies"]["ppo_flash"]["net_profit"]["mean"] - found["policies"][name]["net_profit"]["mean"]
         assert paired["mean"] == pytest.approx(difference, abs=1e-6) and paired["low"] <= paired["high"]
-    assert found["training"] == {"steps": 2048, "stopped_by": "steps"} and found["seed"] == HELD_OUT_SEED
+    assert found["training"] == {"steps": 2048, "unit": "environment steps", "stopped_by": "steps"}
+    assert found["seed"] == HELD_OUT_SEED
     assert found["export"] == {"observations": 10_000, "differing_actions": 0}
     shares = [found["speed"][f"{part}_share"] for part in ("simulation", "learner", "rest")]
     assert sum(shares) == pytest.approx(1.0) and min(shares) > 0.0
