@@ -6,7 +6,7 @@ and only then handed to a runtime. The same parsed graph is the numpy back end, 
 runtime at all.
 
 Format: onnx.proto of ONNX (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto); operators: the ONNX
-operator reference, opset 13 to 25.
+operator reference, opset 13 to 25, and of the domain ai.onnx.ml ensembles of trees (see ``onnx_trees``).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from arbgym.onnx_trees import read_trees
 
 Array = NDArray[Any]
 MAX_BYTES = 64 * 2**20
@@ -31,7 +33,7 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Node:
-    """One operator: the names it reads and writes, and its attributes."""
+    """One operator: the names it reads and writes, and its attributes (of trees: ``trees``, checked and laid out in arrays)."""
 
     operator: str
     inputs: tuple[str, ...]
@@ -110,12 +112,19 @@ def _node(part: bytes) -> Node:
     fields = _fields(part)
     operator = _text(fields[4][0]) if 4 in fields else ""
     domain = _text(fields[7][0]) if 7 in fields else ""
-    if domain or operator not in ALLOWED:
-        name = f"{domain}::{operator}" if domain else operator
+    name = f"{domain}::{operator}" if domain else operator
+    if name not in ALLOWED:
         raise GraphError(f"operator {name} is not allowed in a policy; accepted are {', '.join(sorted(ALLOWED))}")
     attributes = dict(_attribute(_bytes(raw)) for raw in fields.get(5, []))
+    if len(attributes) != len(fields.get(5, [])):
+        raise GraphError(f"operator {name} has an attribute twice; accepted is once")
+    if name == TREES:
+        try:
+            attributes = {"trees": read_trees(attributes)}
+        except ValueError as error:
+            raise GraphError(f"operator {name}: {error}") from error
     return Node(
-        operator,
+        name,
         tuple(_text(name) for name in fields.get(1, [])),
         tuple(_text(name) for name in fields.get(2, [])),
         attributes,
@@ -123,7 +132,7 @@ def _node(part: bytes) -> Node:
 
 
 def _attribute(part: bytes) -> tuple[str, Any]:
-    """Name and value of a float, an integer, a string, a tensor or a list of integers or floats."""
+    """Name and value of a float, an integer, a string, a tensor or a list of integers, floats or strings."""
     fields = _fields(part)
     name = _text(fields[1][0])
     kind = _signed(fields.get(20, [0])[0])
@@ -139,6 +148,8 @@ def _attribute(part: bytes) -> tuple[str, Any]:
         return name, tuple(value for raw in fields.get(7, []) for value in _floats(raw))
     if kind == 7:
         return name, tuple(value for raw in fields.get(8, []) for value in _integers(raw))
+    if kind == 8:
+        return name, tuple(_text(raw) for raw in fields.get(9, []))
     raise GraphError(f"attribute {name!r} is of kind {kind}; accepted are numbers, strings, tensors and lists of numbers")
 
 
@@ -274,11 +285,44 @@ def _slice(_: Mapping[str, Any], x: Array, starts: Array, ends: Array, axes: Arr
     return (x[tuple(index)],)
 
 
+def _conv(attributes: Mapping[str, Any], x: Array, w: Array, b: Array | None = None) -> tuple[Array]:
+    """Along one axis: x (N, C, L) with w (O, C, K) gives (N, O, L')."""
+    if x.ndim != 3 or w.ndim != 3 or x.shape[1] != w.shape[1]:
+        raise ValueError(f"x {x.shape} with weights {w.shape}; accepted are (N, C, L) with (O, C, K)")
+    if attributes.get("group", 1) != 1 or attributes.get("auto_pad", "NOTSET") != "NOTSET":
+        raise ValueError("groups or automatic padding; accepted are one group and given padding")
+    (stride,), (dilation,) = attributes.get("strides", (1,)), attributes.get("dilations", (1,))
+    before, after = attributes.get("pads", (0, 0))
+    span = dilation * (w.shape[2] - 1) + 1
+    if min(stride, dilation) < 1 or not 0 <= min(before, after) <= max(before, after) <= span:
+        raise ValueError(f"strides {stride}, dilations {dilation}, pads {before}, {after}; accepted are 1 or more, 0 to {span}")
+    padded = np.pad(x, ((0, 0), (0, 0), (before, after)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, span, axis=2)[:, :, ::stride, ::dilation]
+    product = np.tensordot(windows, w, axes=((1, 3), (1, 2))).transpose(0, 2, 1)
+    return (product if b is None else product + b[:, None],)
+
+
+def _reshape(attributes: Mapping[str, Any], x: Array, shape: Array) -> tuple[Array]:
+    sizes = [int(size) for size in shape]
+    if not attributes.get("allowzero", 0):
+        sizes = [x.shape[k] if size == 0 else size for k, size in enumerate(sizes)]
+    return (x.reshape(sizes),)
+
+
+def _softmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
+    axis = attributes.get("axis", -1)
+    raised = np.exp(x - x.max(axis=axis, keepdims=True))
+    return (raised / raised.sum(axis=axis, keepdims=True),)
+
+
+TREES = "ai.onnx.ml::TreeEnsembleRegressor"
 OPERATORS: dict[str, _Operator] = {
+    TREES: lambda attributes, x: (attributes["trees"].run(x),),
     "Add": lambda _, a, b: (a + b,),
     "ArgMax": _argmax,
     "Clip": _clip,
     "Concat": lambda attributes, *parts: (np.concatenate(parts, axis=attributes["axis"]),),
+    "Conv": _conv,
     "Div": lambda _, a, b: (a / b,),
     "Gemm": _gemm,
     "Identity": lambda _, a: (a,),
@@ -287,8 +331,10 @@ OPERATORS: dict[str, _Operator] = {
     "Min": lambda _, a, b: (np.minimum(a, b),),
     "Mul": lambda _, a, b: (a * b,),
     "Relu": lambda _, a: (np.maximum(a, 0),),
+    "Reshape": _reshape,
     "Sigmoid": _sigmoid,
     "Slice": _slice,
+    "Softmax": _softmax,
     "Split": _split,
     "Sub": lambda _, a, b: (a - b,),
     "Tanh": lambda _, a: (np.tanh(a),),
