@@ -15,8 +15,8 @@ v, b the virtual reserves and fee bps p (protocol) + c (creator), each fee round
     sell t:          gross = floor(t * v / (b + t)), less its fees
 
 The SDK's own estimate of a buy, floor(n * b / (v + n)) with n = floor((a - 1) * 1e4 / (1e4 + p + c)), is at most what two
-lamports buy away. Fees: 100 bps at the start (2024), 95 + 30 bps from the pricing page of 2025
-(intercom.help/pumpfun-web/en/articles/11002413); market-cap tiers may change them, so they are arguments.
+lamports buy away. Fees: 100 bps at the start (2024), 95 + 30 bps on the pricing page of 2025-09-01
+(solana.pump.fun/docs/fees); they have changed before, so they are arguments.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from arbgym.amm.bonding_curve import (
     curve_price,
     curve_sell,
 )  # fmt: skip
+from arbgym.market.venues import VENUES, pumpswap_fee_ppm
 
 FEES = st.sampled_from([(0, 0), (100, 0), (95, 30), (95, 5), (93, 32), (1, 1), (2500, 2500)])
 LAMPORTS = st.integers(0, 120 * LAMPORTS_PER_SOL) | st.integers(0, 10_000)
@@ -247,3 +249,28 @@ def test_recorded_curves_have_this_price(shared: Path) -> None:
         if lamports > pool.virtual_quote + 2:
             pool.swap(amount_in=(lamports - pool.virtual_quote) * (BPS + 125) // BPS + 2, buy=True)
         assert pool.price == pytest.approx(recorded, rel=1e-6)
+
+
+def test_venues_agree_with_the_curve() -> None:
+    """The curve's fee is its venue's, and the pool it migrates to pays the tier of its market cap."""
+    curve = BondingCurvePool()
+    assert VENUES["pump_fun"].fee_ppm == 100 * (curve.protocol_fee_bps + curve.creator_fee_bps)
+    curve.swap(amount_out=INITIAL_REAL_BASE, buy=True)
+    pool = curve.migrate()
+    market_cap_sol = 1e9 * pool.reserve1 / pool.reserve0 * UNITS_PER_TOKEN / LAMPORTS_PER_SOL
+    assert 400 < market_cap_sol < 420
+    assert pumpswap_fee_ppm(market_cap_sol) == 1e6 * pool.fee[0] / pool.fee[1] == VENUES["pumpswap"].fee_ppm
+    fees = [pumpswap_fee_ppm(cap) for cap in np.geomspace(1.0, 1e6, 500)]
+    assert fees == sorted(fees, reverse=True)
+    assert (fees[0], fees[-1]) == (12_500.0, 3_000.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [({"kind": "amm"}, "kind"), ({"chain": "mars"}, "chain"), ({"fee_ppm": 1e6}, "fee_ppm"), ({"gas_used": -1}, "gas_used")],
+)
+def test_impossible_venues_are_refused(changed: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        replace(VENUES["uniswap_v2"], **changed)
+    with pytest.raises(ValueError, match="market_cap_sol"):
+        pumpswap_fee_ppm(float("nan"))
