@@ -1,11 +1,13 @@
-"""A trained stable-baselines3 or d3rlpy model as one self-contained ONNX file, checked against the model it came from."""
+"""A trained model as one self-contained ONNX file, checked against the model it came from.
+
+Networks of stable-baselines3 and d3rlpy are drawn here; a model that draws its own graph (boosted trees, ensembles: see
+``arbgym.models``) is asked for it, and checked alike.
+"""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -16,6 +18,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from agents.offline import OfflineModel
+from arbgym.models.torch_graph import to_onnx
 from arbgym.onnx_graph import parse
 from arbgym.policy import GOLDEN_PAIRS, Golden
 
@@ -53,10 +56,28 @@ class DecisionNetwork(nn.Module):
         return logits, torch.cat([part.argmax(dim=1, keepdim=True) for part in parts], dim=1)
 
 
-Model = PPO | DQN | OfflineModel
+@runtime_checkable
+class Drawn(Protocol):
+    """A model of the discrete encoding that draws its own graph."""
+
+    def onnx(self) -> bytes:
+        """The ONNX file: ``observation`` (N, D) to ``logits`` (N, L) and ``action`` (N, 1)."""
+        ...
+
+    def logits(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, L) as the model itself computes them; it takes the action of the greatest."""
+        ...
+
+    def predict(self, observations: NDArray[np.float32], *, deterministic: bool = True) -> tuple[NDArray[Any], None]:
+        """The actions (N,), and no state."""
+        ...
 
 
-def decision_network(model: Model) -> DecisionNetwork:
+Network = PPO | DQN | OfflineModel
+Model = Network | Drawn
+
+
+def decision_network(model: Network) -> DecisionNetwork:
     """The deterministic part of a model; its weights are shared, not copied."""
     if isinstance(model, OfflineModel):
         return DecisionNetwork(model.network(), model.observation_space, _sizes(model.action_space)).eval()
@@ -95,16 +116,13 @@ def export(model: Model, observations: NDArray[np.float32]) -> tuple[bytes, Gold
     """
     if len(observations) < GOLDEN_PAIRS:
         raise ValueError(f"observations: {len(observations)} given; accepted are {GOLDEN_PAIRS} or more")
-    network = decision_network(model)
-    content = _to_onnx(network)
+    content, logits, actions, sizes = _drawn(model, observations)
     found = parse(content).run({"observation": observations})
-    with torch.no_grad():
-        logits, actions = (part.numpy() for part in network(torch.as_tensor(observations)))
     rounding = ROUNDING * np.maximum(1.0, np.abs(logits).max(axis=1))
     error = (np.abs(found["logits"] - logits).max(axis=1) / rounding).max() * ROUNDING
     if not error <= ROUNDING:
         raise ExportError(f"logits of the exported network differ from the model's by {error:.2g}; accepted is {ROUNDING:g}")
-    preference = _preference(logits, network.sizes)
+    preference = _preference(logits, sizes)
     expected = _predict(model, observations)
     for name, found_actions in (("exported", found["action"]), ("deterministic", actions)):
         differing = _differ(found_actions, expected) & (preference > rounding)
@@ -113,6 +131,18 @@ def export(model: Model, observations: NDArray[np.float32]) -> tuple[bytes, Gold
     clear = np.flatnonzero(preference >= np.median(preference))
     chosen = clear[np.linspace(0, len(clear) - 1, GOLDEN_PAIRS).astype(int)]
     return content, Golden(observations[chosen], logits[chosen], actions[chosen])
+
+
+def _drawn(model: Model, observations: NDArray[np.float32]) -> tuple[bytes, NDArray[np.float32], NDArray[Any], Sequence[int]]:
+    """The file, logits and actions as the model's own libraries compute them, and how many logits each component has."""
+    if isinstance(model, Drawn):
+        logits = model.logits(observations)
+        return model.onnx(), logits, logits.argmax(axis=1)[:, None], (logits.shape[1],)
+    network = decision_network(model)
+    proto = to_onnx(network, network.low.numel(), ["logits", "action"])
+    with torch.no_grad():
+        logits, actions = (part.numpy() for part in network(torch.as_tensor(observations)))
+    return bytes(proto.SerializeToString()), logits, actions, network.sizes
 
 
 def differing_actions(model: Model, act: Callable[[NDArray[np.float32]], NDArray[Any]], observations: NDArray[np.float32]) -> int:
@@ -142,36 +172,3 @@ def _preference(logits: NDArray[np.float32], sizes: Sequence[int]) -> NDArray[np
             least = np.minimum(least, best[:, -1] - best[:, -2])
         start += size
     return least
-
-
-def _to_onnx(network: DecisionNetwork) -> bytes:
-    """Bytes with weights inside and a free batch axis, without the exporter's notes on source files."""
-    sample = torch.zeros(2, network.low.numel())
-    registry = logging.getLogger("torch.onnx._internal.exporter._registration")  # says which optional packages are absent
-    level = registry.level
-    registry.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", category=FutureWarning)  # torch's own use of its deprecated names
-            program = torch.onnx.export(
-                network,
-                (sample,),
-                dynamo=True,
-                external_data=False,
-                input_names=["observation"],
-                output_names=["logits", "action"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    finally:
-        registry.setLevel(level)
-    if program is None:
-        raise ExportError("torch.onnx.export returned no program")
-    proto = program.model_proto
-    del proto.metadata_props[:]
-    del proto.graph.metadata_props[:]
-    del proto.graph.value_info[:]
-    for part in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.initializer):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    return bytes(proto.SerializeToString())

@@ -1,0 +1,426 @@
+"""Learning by looking back: predictors of exits, fitted to episodes in which nothing was sold, and the policy that acts on them.
+
+The steps: play training episodes to the end without selling; label some moments of each with what came after; fit; choose the
+policy's thresholds on tuning episodes. In a replay all of it lies in the training span: the last episodes of it, which validated
+the fit, are the tuning episodes. ``predictor.json`` in the run's folder says what was chosen and how well it is calibrated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from stable_baselines3.common.logger import configure
+
+import arbgym
+from agents.recipe import require, use_threads
+from arbgym.engine import NativeVectorEnv
+from arbgym.evaluation import TUNING_SEED, Simulator, decide_with
+from arbgym.models.boosted import BoostedExits
+from arbgym.models.calibration import calibration
+from arbgym.models.exits import ExitPolicy, ExitPredictor, Labels, Mode, Watch
+from arbgym.models.labels import drawdown_ahead, hindsight_sell, upside_left
+from arbgym.models.sequence import SequenceExits
+from arbgym.spec import Encoding, Field
+from experiments.config import ConfigError, RunConfig
+from experiments.learning import Learn, Learned
+from experiments.monitor import StopSignal, write_atomically
+from experiments.worlds import training_arguments
+
+PREDICTOR = "predictor.json"
+VALIDATION_SHARE = 0.2  # of the episodes: they end the fit, and in a replay the thresholds are chosen on them
+_NEEDED = ("value_quote", "notional", "gas_cost")
+
+Floats = NDArray[np.float64]
+
+
+# -------------------------------------------------------------------------------------------------------------- recipes
+@dataclass(frozen=True)
+class SupervisedRecipe:
+    """What every predictor of exits shares. ``steps`` of the run are what it may take of its own steps."""
+
+    algorithm: ClassVar[str]
+    unit: ClassVar[str]
+    needs: ClassVar[str]
+    encodings: ClassVar[tuple[Encoding, ...]] = ("discrete",)
+
+    episodes: int = 4_096
+    """training episodes; in a replay at most as many as there are entries"""
+    environments: int = 1_024
+    """episodes that are played together"""
+    rows: int = 300_000
+    """moments of all episodes to learn from, about: neighbours say nearly the same, so every so many steps one is taken"""
+    drawdown_depth: float = 0.20
+    """share of the present value that has to be lost for a drawdown"""
+    drawdown_steps: int = 20
+    """steps in which it has to be lost; 0 for the rest of the episode"""
+    sell_tolerance: float = 0.02
+    """share of the present value by which what comes may be better and selling still counts as right"""
+    mode: Mode = "thresholds"
+    """thresholds: sell when upside or drawdown say so; classifier: sell when hindsight would"""
+    upside_threshold: float = 0.008
+    """sell when less upside than this share is left"""
+    drawdown_threshold: float = 0.40
+    """sell when a drawdown is more probable than this; 1 switches it off"""
+    sell_threshold: float = 0.50
+    """sell when it is more probable than this that hindsight would"""
+    tune: bool = True
+    """choose the thresholds on tuning episodes, from these and from quantiles of what is predicted"""
+
+    def __post_init__(self) -> None:
+        require("episodes", self.episodes, 10, 50_000)
+        require("environments", self.environments, 1, 50_000)
+        require("rows", self.rows, 100, 100_000_000)
+        require("drawdown_depth", self.drawdown_depth, 1e-6, 1.0)
+        require("drawdown_steps", self.drawdown_steps, 0, 1_000_000)
+        require("sell_tolerance", self.sell_tolerance, 0.0, 10.0)
+        require("upside_threshold", self.upside_threshold, 0.0, 1e6)
+        require("drawdown_threshold", self.drawdown_threshold, 0.0, 1.0)
+        require("sell_threshold", self.sell_threshold, 0.0, 1.0)
+
+    def predictor(self, fields: tuple[Field, ...], steps: int, seed: int, threads: int) -> ExitPredictor:
+        """A predictor before its fit, of at most ``steps`` steps."""
+        raise NotImplementedError
+
+    def policy(self, predictor: ExitPredictor, fields: tuple[Field, ...]) -> ExitPolicy:
+        """The policy before its thresholds are chosen."""
+        return ExitPolicy(predictor, fields, self.mode, self.upside_threshold, self.drawdown_threshold, self.sell_threshold)
+
+    def labels(self, played: Played) -> Labels:
+        """Labels (E, T) of every moment; NaN where there was nothing to decide."""
+        values, lengths = played.values, played.lengths
+        return Labels(
+            upside_left(values, lengths),
+            drawdown_ahead(values, lengths, self.drawdown_depth, self.drawdown_steps or None),
+            hindsight_sell(values, lengths, self.sell_tolerance),
+        )
+
+
+@dataclass(frozen=True)
+class GBMRecipe(SupervisedRecipe):
+    """Boosted trees by LightGBM: ``arbgym.models.boosted``. The run's steps are the trees of each of its boosters."""
+
+    algorithm: ClassVar[str] = "gbm"
+    unit: ClassVar[str] = "boosting rounds"
+    needs: ClassVar[str] = "lightgbm"
+
+    leaves: int = 31
+    """leaves of a tree"""
+    learning_rate: float = 0.05
+    """share of each tree's answer that is added"""
+    least_rows: int = 200
+    """moments in a leaf, at least"""
+    patience: int = 30
+    """rounds without improvement on the validation episodes"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        BoostedExits(1, self.leaves, self.learning_rate, self.least_rows, self.patience)
+
+    def predictor(self, fields: tuple[Field, ...], steps: int, seed: int, threads: int) -> ExitPredictor:
+        """See ``SupervisedRecipe.predictor``."""
+        numbers = (self.leaves, self.learning_rate, self.least_rows, self.patience)
+        return BoostedExits(steps, *numbers, VALIDATION_SHARE, seed, threads)
+
+
+@dataclass(frozen=True)
+class TCNRecipe(SupervisedRecipe):
+    """A causal convolution over the lagged fields: ``arbgym.models.sequence``. The run's steps are gradient steps."""
+
+    algorithm: ClassVar[str] = "tcn"
+    unit: ClassVar[str] = "gradient steps"
+    needs: ClassVar[str] = "torch"
+
+    batch: int = 1_024
+    """moments per gradient step"""
+    learning_rate: float = 2e-3
+    """Adam's step at the start"""
+    channels: int = 16
+    """width of each convolution"""
+    hidden: int = 64
+    """width of the layer that joins lags and other fields"""
+    patience: int = 10
+    """looks at the validation episodes, one each 50 steps, without improvement"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require("batch", self.batch, 2, 1_000_000)
+        require("learning_rate", self.learning_rate, 1e-9, 1.0)
+        require("channels", self.channels, 1, 1_024)
+        require("hidden", self.hidden, 1, 4_096)
+        require("patience", self.patience, 1, 100_000)
+
+    def predictor(self, fields: tuple[Field, ...], steps: int, seed: int, threads: int) -> ExitPredictor:
+        """See ``SupervisedRecipe.predictor``."""
+        numbers = (self.batch, self.learning_rate, self.channels, self.hidden, self.patience)
+        return SequenceExits(fields, steps, *numbers, VALIDATION_SHARE, seed)
+
+
+# --------------------------------------------------------------------------------------------------- episodes in hindsight
+class Played(NamedTuple):
+    """Episodes in which nothing was sold: observations of some moments, and what the position was worth at every one.
+
+    ``features`` float32 (R, D); ``episodes``, ``moments`` int64 (R,): the row and column of ``values`` that each is of;
+    ``values`` float64 (E, T + 1), net proceeds of selling all then, in quote currency; ``lengths`` int64 (E,).
+    """
+
+    features: NDArray[np.float32]
+    episodes: NDArray[np.int64]
+    moments: NDArray[np.int64]
+    values: Floats
+    lengths: NDArray[np.int64]
+
+
+def hold_only(simulator: Simulator, every: int = 1) -> Played:
+    """Play a simulator's episodes without selling; every ``every``-th moment of each is observed, from a moment that differs.
+
+    Raises ConfigError for an environment that does not say what a position is worth.
+    """
+    env = simulator.make()
+    names = env.definition.info
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise ConfigError(f"environment {env.definition.id}: info has no {missing[0]}; accepted is one with a position to sell")
+    hold = np.full((env.num_envs, len(env.definition.action)), env.definition.action[0].values[0])
+    index = np.arange(env.num_envs)
+    alive_now = np.ones(env.num_envs, dtype=np.bool_)
+    rows: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]] = []
+    values: list[Floats] = []
+
+    def before(env: NativeVectorEnv) -> None:
+        moment = len(values) - 1 if values else 0
+        if not values:
+            state = env.core.batch.state
+            known = state["value"] if "value" in (state.dtype.names or ()) else np.full(env.num_envs, np.nan)
+            values.append(np.array(known, dtype=np.float64))
+        chosen = index[alive_now & ((moment + index) % every == 0) & (index < simulator.episodes)]
+        rows.append((env.observations[chosen], chosen, np.full(len(chosen), moment)))
+
+    def each(env: NativeVectorEnv, alive: NDArray[np.bool_]) -> None:
+        info, over = env.info, env.terminated | env.truncated
+        # at the end all is sold: what it brought is what it was worth
+        worth = np.where(over, info["notional"] - info["gas_cost"], info["value_quote"])
+        values.append(np.where(alive, worth, np.nan))
+        alive_now[:] = alive & ~over
+
+    totals = simulator.run(lambda _: hold, each, before)
+    features, episodes, moments = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    return Played(features, episodes, moments, np.stack(values, axis=1)[: simulator.episodes], totals.lengths)
+
+
+def join(parts: list[Played]) -> Played:
+    """Several sets of episodes as one, numbered on."""
+    steps = max(part.values.shape[1] for part in parts)
+    wide = [np.pad(part.values, ((0, 0), (0, steps - part.values.shape[1])), constant_values=np.nan) for part in parts]
+    firsts = np.cumsum([0, *(len(part.values) for part in parts)])
+    return Played(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.episodes + first for part, first in zip(parts, firsts, strict=False)]),
+        np.concatenate([part.moments for part in parts]),
+        np.concatenate(wide),
+        np.concatenate([part.lengths for part in parts]),
+    )
+
+
+def labelled(played: Played, labels: Labels) -> tuple[NDArray[np.float32], Labels, NDArray[np.int64]]:
+    """Features, labels and episodes of the observed moments at which there was something to decide."""
+    at = played.episodes, played.moments
+    rows = Labels(*(values[at] for values in labels))
+    known = np.isfinite(np.stack(rows)).all(axis=0)
+    return played.features[known], Labels(*(values[known] for values in rows)), played.episodes[known]
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+@dataclass(frozen=True)
+class SupervisedModel:
+    """A tuned policy as export and judgement ask for it: see ``agents.export.Drawn``."""
+
+    policy: ExitPolicy
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+
+    def onnx(self) -> bytes:
+        """The policy as one ONNX file."""
+        return self.policy.onnx()
+
+    def logits(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (N, 2) of holding and selling."""
+        return self.policy.logits(observations)
+
+    def predict(self, observations: NDArray[np.float32], *, deterministic: bool = True) -> tuple[NDArray[Any], None]:
+        """Actions (N,); the policy draws nothing, so ``deterministic`` changes nothing."""
+        return self.policy.predict(observations)[:, 0], None
+
+
+Config = RunConfig[SupervisedRecipe, Any]
+
+
+class _Spans(NamedTuple):
+    """Where a run's episodes lie: seeds of the first and how many, to learn from and to choose thresholds on."""
+
+    first: int
+    episodes: int
+    tuning_first: int
+    tuning_episodes: int
+
+
+def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
+    """A training of a predictor and its policy. Raises ValueError where it cannot be run; there is nothing to go on from."""
+    recipe = config.agent
+    if checkpoint is not None:
+        raise ConfigError(f"resume: {config.name} is fitted in one go and leaves no checkpoint; accepted is a new run of it")
+    if not find_spec(recipe.needs):
+        raise ConfigError(f"{recipe.needs} is not installed; accepted is an environment with the extra train")
+    use_threads(config.threads)
+    definition = config.definition
+    predictor = recipe.predictor(definition.observation, config.steps, config.seed, config.threads)
+    arguments = training_arguments(config)
+    spans = _spans(config, arguments)
+
+    def learn(folder: Path, console: Console) -> Learned:
+        return _learn(config, predictor, arguments, spans, folder, console)
+
+    return learn
+
+
+def _spans(config: Config, arguments: Mapping[str, Any]) -> _Spans:
+    episodes, tuning = config.agent.episodes, config.evaluation.tuning_episodes
+    if "tape" not in arguments:
+        return _Spans(config.training_seed, episodes, TUNING_SEED, tuning)
+    entries = len(arguments["tape"].entries)  # episode s plays entry s modulo their number
+    episodes = min(episodes, entries)
+    first = config.training_seed + -config.training_seed % entries
+    held = max(round(episodes * VALIDATION_SHARE), 2)
+    return _Spans(first, episodes, first + episodes - held, held)
+
+
+def _learn(
+    config: Config, predictor: ExitPredictor, arguments: dict[str, Any], spans: _Spans, folder: Path, console: Console
+) -> Learned:
+    recipe, module = config.agent, arbgym.ENVIRONMENTS[config.environment]
+    begun = time.perf_counter()
+    with StopSignal() as stop, _Watched(config, folder, stop) as watched:
+        played = _play(module, arguments, spans.first, spans.episodes, recipe, config.world)
+        features, labels, episodes = labelled(played, recipe.labels(played))
+        known = time.perf_counter()
+        console.print(f"learning from {len(features):,} moments of {len(played.lengths):,} episodes in which nothing was sold")
+        predictor.fit(features, labels, episodes, watched.see)
+        fitted = time.perf_counter()
+        policy = recipe.policy(predictor, config.definition.observation)
+        tuning = Simulator(module, arguments, spans.tuning_first, spans.tuning_episodes)
+        seen = hold_only(tuning, _every(recipe.rows // 4, spans.tuning_episodes, config.world))
+        before = policy
+        tried = 0
+
+        def simulate(candidate: ExitPolicy) -> float:
+            nonlocal tried
+            tried += 1
+            return -math.inf if tried > 1 and stop.received else profit(tuning, candidate)
+
+        if recipe.tune:
+            policy = policy.tune(simulate, seen.features)
+    tuned = time.perf_counter()
+    chosen = {
+        "mode": policy.mode,
+        **{name: getattr(policy, name) for name in _asked(policy)},
+        "tuned": recipe.tune,
+        "candidates": tried,
+        "changed": policy != before,
+        "rows": len(features),
+        "episodes": len(played.lengths),
+        "steps": watched.steps,
+        "calibration": calibrations(policy.predictor, seen, recipe),
+    }
+    write_atomically(folder / PREDICTOR, (json.dumps(chosen, indent=1) + "\n").encode())
+    bars = ", ".join(f"{name.removesuffix('_threshold')} {getattr(policy, name):g}" for name in _asked(policy))
+    spent = f"fitted in {fitted - known:.1f} s, tuned in {tuned - fitted:.1f} s"
+    console.print(f"{spent}; thresholds {bars}, of {tried} candidates", soft_wrap=True)
+    total, steps = tuned - begun, max(watched.steps.values(), default=0)
+    speed = {
+        "steps": steps,
+        "steps_per_second": steps / max(fitted - known, 1e-9),
+        "seconds": total,
+        "simulation_share": (known - begun + tuned - fitted) / total,
+        "learner_share": (fitted - known) / total,
+        "rest_share": 0.0,
+    }
+    return Learned(SupervisedModel(policy, chosen), steps, recipe.unit, watched.stopped_by, speed)
+
+
+def _play(module: str, arguments: dict[str, Any], first: int, episodes: int, recipe: SupervisedRecipe, world: Any) -> Played:
+    every = _every(recipe.rows, episodes, world)
+    starts = range(0, episodes, recipe.environments)
+    return join(
+        [hold_only(Simulator(module, arguments, first + k, min(recipe.environments, episodes - k)), every) for k in starts]
+    )
+
+
+def _every(rows: int, episodes: int, world: Any) -> int:
+    """Steps from one moment to the next that is learned from."""
+    return max(math.ceil(episodes * int(world.episode_blocks) / max(rows, 1)), 1)
+
+
+def _asked(policy: ExitPolicy) -> tuple[str, ...]:
+    return tuple(f"{name}_threshold" for name in policy.names)
+
+
+def profit(simulator: Simulator, policy: ExitPolicy) -> float:
+    """What a policy earns on a simulator's episodes: net profit less the penalties that the world's reward has."""
+    sums = simulator.run(decide_with(policy, simulator.make())).sums
+    total = float(np.sum(sums["net_profit"]))
+    return total - float(np.sum(sums["penalty"])) if "penalty" in sums else total
+
+
+def calibrations(predictor: ExitPredictor, played: Played, recipe: SupervisedRecipe) -> dict[str, Any]:
+    """How well the two probabilities are calibrated on episodes: see ``arbgym.models.calibration``."""
+    features, labels, _ = labelled(played, recipe.labels(played))
+    if not len(features):
+        return {}
+    found = predictor.predict(features)
+    return {
+        "drawdown": calibration(found.drawdown, labels.drawdown),
+        "sell": calibration(found.sell, labels.sell),
+        "upside_correlation": _correlation(np.log1p(found.upside), np.log1p(labels.upside)),
+    }
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0.0 and b.std() > 0.0 else 0.0
+
+
+class _Watched:
+    """Losses of the fit in TensorBoard, and its end when time is up or a signal comes."""
+
+    def __init__(self, config: Config, folder: Path, stop: StopSignal) -> None:
+        self.steps: dict[str, int] = {}
+        self.stopped_by = "steps"
+        self._budget, self._stop = config.steps, stop
+        self._until = math.inf if config.minutes is None else time.perf_counter() + 60.0 * config.minutes
+        self._logger = configure(str(folder), ["tensorboard"])
+        self.see: Watch = self._see
+
+    def __enter__(self) -> _Watched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.close()
+        if self.stopped_by == "steps" and self.steps and max(self.steps.values()) < self._budget:
+            self.stopped_by = "validation"
+
+    def _see(self, name: str, step: int, losses: Mapping[str, float]) -> bool:
+        self.steps[name] = step
+        for loss, value in losses.items():
+            self._logger.record(f"{name}/{loss}", value)
+        self._logger.dump(step)
+        if self._stop.received or time.perf_counter() >= self._until:
+            self.stopped_by = "signal" if self._stop.received else "minutes"
+            return True
+        return False
