@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from stable_baselines3 import DQN
+from stable_baselines3.common.noise import ActionNoise
 from torch import nn
 
 from agents.recipe import linear_schedule, require, require_hidden
@@ -47,6 +52,11 @@ class DQNRecipe:
     """gradients are scaled down to this norm"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the ReLU layers"""
+    acting_probability: float | None = None
+    """probability that a random action is not the first one (wait, hold), and a start whose best action is the first one: where a
+    sale ends the episode, equally likely random actions never see what waiting is worth. None leaves them equally likely"""
+    waiting_value: float = 0.05
+    """what waiting seems to be worth more than the rest at the start, in units of the reward, with an acting_probability"""
 
     def __post_init__(self) -> None:
         require("environments", self.environments, 1, 1_000_000)
@@ -62,6 +72,9 @@ class DQNRecipe:
         require("final_exploration", self.final_exploration, 0.0, 1.0)
         require("max_gradient_norm", self.max_gradient_norm, 1e-9, 1e9)
         require_hidden("hidden", self.hidden)
+        require("waiting_value", self.waiting_value, 0.0, 1e6)
+        if self.acting_probability is not None:
+            require("acting_probability", self.acting_probability, 1e-6, 1.0 - 1e-6)
 
     @property
     def update_steps(self) -> int:
@@ -70,7 +83,8 @@ class DQNRecipe:
 
     def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> DQN:
         """A stable-baselines3 model on the CPU; ``seed`` sets its weights and its exploration."""
-        return DQN(
+        kind = DQN if self.acting_probability is None else WaitingDQN
+        model = kind(
             "MlpPolicy",
             env,
             learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
@@ -90,3 +104,39 @@ class DQNRecipe:
             seed=seed,
             device="cpu",
         )
+        if isinstance(model, WaitingDQN) and self.acting_probability is not None:
+            model.start_waiting(self.acting_probability, self.waiting_value)
+        return model
+
+
+class WaitingDQN(DQN):
+    """DQN that explores each environment by itself and rarely acts: a random action is the first one (wait, hold) with
+    probability ``1 - acting_probability``.
+    """
+
+    acting_probability: float = 0.5
+
+    def start_waiting(self, acting_probability: float, waiting_value: float) -> None:
+        """Set the exploration's probability, and raise the value of the first action at the start."""
+        self.acting_probability = acting_probability
+        for network in (self.q_net, self.q_net_target):
+            head = network.q_net[-1]
+            if not isinstance(head, nn.Linear):
+                raise TypeError(f"value head {type(head).__name__}; accepted is Linear")
+            with torch.no_grad():
+                head.bias[0] += waiting_value
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The actions of a step, as the environment and as the buffer take them."""
+        exploring = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
+        explores = np.random.random(n_envs) < exploring  # noqa: NPY002 - stable-baselines3 seeds the global generator
+        assert self._last_obs is not None, "stable-baselines3 resets the environments first"
+        actions, _ = self.policy.predict(self._last_obs, deterministic=True)
+        space = self.action_space
+        assert isinstance(space, gymnasium.spaces.Discrete), "DQN refuses any other space"
+        acts = np.random.random(n_envs) < self.acting_probability  # noqa: NPY002
+        others = np.random.randint(1, max(int(space.n), 2), n_envs) % int(space.n)  # noqa: NPY002
+        actions = np.where(explores, np.where(acts, others, 0), actions.reshape(n_envs))
+        return actions, actions

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import gymnasium
+import torch
 from stable_baselines3 import PPO
 from torch import nn
 
-from agents.recipe import linear_schedule, require, require_hidden
+from agents.recipe import linear_schedule, require, require_hidden, waiting_bias
 from agents.vec import NativeVecEnv
 from arbgym.spec import Encoding
 
@@ -51,6 +53,10 @@ class PPORecipe:
     """gradients are scaled down to this norm"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the ReLU layers of policy and value network, each"""
+    acting_probability: float | None = None
+    """probability at the start of training that an action is not the first component's first value (wait, hold); where the first
+    sale ends the episode, a policy that starts by trying everything equally never sees what waiting is worth and learns to sell
+    at once. None leaves all actions equally likely"""
 
     def __post_init__(self) -> None:
         require("environments", self.environments, 1, 1_000_000)
@@ -66,6 +72,8 @@ class PPORecipe:
         require("value_weight", self.value_weight, 0.0, 100.0)
         require("max_gradient_norm", self.max_gradient_norm, 1e-9, 1e9)
         require_hidden("hidden", self.hidden)
+        if self.acting_probability is not None:
+            require("acting_probability", self.acting_probability, 1e-6, 1.0 - 1e-6)
         if self.environments * self.rollout_steps < 2:
             raise ValueError("environments * rollout_steps = 1; accepted is 2 or more, so that advantages have a spread")
 
@@ -76,7 +84,7 @@ class PPORecipe:
 
     def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> PPO:
         """A stable-baselines3 model on the CPU; ``seed`` sets its weights and its exploration."""
-        return PPO(
+        model = PPO(
             "MlpPolicy",
             env,
             learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
@@ -94,3 +102,19 @@ class PPORecipe:
             seed=seed,
             device="cpu",
         )
+        if self.acting_probability is not None:
+            _start_waiting(model, self.acting_probability)
+        return model
+
+
+def _start_waiting(model: PPO, acting_probability: float) -> None:
+    """Bias the first component of the action head towards its first value; of a continuous action, towards its lower end."""
+    space, head = model.action_space, model.policy.action_net
+    if not isinstance(head, nn.Linear):
+        raise TypeError(f"action head {type(head).__name__}; accepted is Linear")
+    with torch.no_grad():
+        if isinstance(space, gymnasium.spaces.Box):
+            head.bias[0] = -1.0
+        else:
+            sizes = space.nvec if isinstance(space, gymnasium.spaces.MultiDiscrete) else [getattr(space, "n", 1)]
+            head.bias[0] += waiting_bias(acting_probability, int(sizes[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,11 @@ def require_hidden(name: str, hidden: tuple[int, ...]) -> None:
     """Refuse a network without layers or with an empty one."""
     if not hidden or min(hidden) < 1:
         raise ValueError(f"{name} = {hidden}; accepted are one or more widths of at least 1")
+
+
+def waiting_bias(acting_probability: float, actions: int) -> float:
+    """What the first of ``actions`` equal logits has to be higher by, so that the others together have that probability."""
+    return math.log((1.0 - acting_probability) / acting_probability * max(actions - 1, 1))
 
 
 def linear_schedule(start: float, final_share: float) -> Callable[[float], float]:

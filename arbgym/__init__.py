@@ -13,7 +13,7 @@ import gymnasium
 
 __version__ = "0.1.0"
 
-ENVIRONMENTS = {"ArbFlash-v0": "arbgym.envs.flash", "ArbCross-v0": "arbgym.envs.cross"}
+ENVIRONMENTS = {"ArbFlash-v0": "arbgym.envs.flash", "ArbCross-v0": "arbgym.envs.cross", "ArbSell-v0": "arbgym.envs.sell"}
 
 for _id, _module in ENVIRONMENTS.items():
     if _id not in gymnasium.registry:
