@@ -1,4 +1,4 @@
-"""``python -m arbgym.data import|describe|validate|export|formats|fetch|record|tape``: market tables in, looked at, out.
+"""``python -m arbgym.data import|describe|validate|export|formats|fetch|record|tape|tokens``: market tables in and out.
 
     python -m arbgym.data import swaps.parquet ETHUSDT-1m-2024-01.csv --store store --chain ethereum --decimals 6 18
     python -m arbgym.data import --from "duckdb:///swaps.db?table=uniswap_v3_swaps_raw" --store store --chain ethereum
@@ -12,6 +12,10 @@ A tape from files: a pool beside an exchange, on the candles' clock; from a stor
         --second reference --second-fee-ppm 200 --second-liquidity 1e6 --gas-gwei 54
     python -m arbgym.data tape polygon_cex.tape --store store --pool 0x45dd... --venue bybit --symbol ETHUSDT \\
         --step-seconds 300 --basis-rows 24 --second-fee-ppm 200 --second-liquidity 1e6 --gas-gwei 54
+
+A tape of launched tokens from trades, candles or states of bonding curves:
+
+    python -m arbgym.data tokens first300s.parquet --from swaps.parquet --quote-usd 70 --signal momentum:window_s=30
 """
 
 from __future__ import annotations
@@ -101,6 +105,15 @@ def _table_parsers(commands: Any) -> None:
     export.add_argument("store", type=Path)
     export.add_argument("url", help="duckdb:///path, clickhouse://..., postgresql://...")
     export.add_argument("tables", nargs="*", help="which; all by default")
+    tokens = commands.add_parser("tokens", help="build a tape of launched tokens from trades, candles or states of curves")
+    tokens.add_argument("out", type=Path, help="tape to write: .parquet")
+    tokens.add_argument("--from", dest="path", type=Path, required=True, help="the table")
+    tokens.add_argument("--kind", choices=("trades", "bars", "tracks"), help="what it holds (default: by its columns)")
+    tokens.add_argument("--step-seconds", type=float, help="length of a step (default: 1 for trades, 5 for tracks, a bar)")
+    tokens.add_argument("--quote-usd", type=float, help="price of SOL in USD: tables in SOL come out in USD")
+    tokens.add_argument("--reserve-quote", type=float, help="quote reserve of each pool at its first price, the tape's currency")
+    tokens.add_argument("--until-age", type=float, help="follow tokens to this age, s (default: to their last row)")
+    tokens.add_argument("--signal", help="where to buy: a shipped signal, NAME:arg=number,... or package.module:function")
     commands.add_parser("formats", help="list the formats that are recognised and the columns they are known by")
     fetch_flags(commands.add_parser("fetch", help="get pools' events from a node"))
     record_flags(commands.add_parser("record", help="follow a node live"))
@@ -252,6 +265,31 @@ def _formats(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _tokens(chosen: argparse.Namespace) -> int:
+    from arbgym.data.signals import load_signal
+    from arbgym.data.tokens import TokenOptions, tokens_from_file
+
+    try:
+        options = TokenOptions(
+            step_seconds=chosen.step_seconds,
+            quote_usd=chosen.quote_usd,
+            reserve_quote=chosen.reserve_quote,
+            until_age_s=chosen.until_age,
+        )
+        signal = load_signal(chosen.signal) if chosen.signal else None
+    except ValueError as error:
+        raise TapeError(f"tokens: {error}") from error
+    tape, report = tokens_from_file(chosen.path, chosen.kind, options)
+    if signal is not None:
+        tape = tape.with_entries(signal(tape))
+        report.entries = len(tape.entries)
+    tape.save(chosen.out)
+    print(report.text())
+    print(f"in {tape.quote}, steps of {tape.step_s:g} s; sha256 {tape.sha256[:16]}")
+    print(f"written: {chosen.out}")
+    return 0
+
+
 def _run_source(chosen: argparse.Namespace) -> int:
     module = import_module(f"arbgym.data.sources.{'node' if chosen.command == 'fetch' else 'record'}")
     return int(module.run(chosen))
@@ -336,6 +374,7 @@ _COMMANDS = {
     "fetch": _run_source,
     "record": _run_source,
     "tape": _tape,
+    "tokens": _tokens,
 }
 
 

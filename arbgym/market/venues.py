@@ -2,14 +2,14 @@
 
 Sources: [1] solana.pump.fun/docs/fees, last updated 2025-09-01 (curve, PumpSwap by market cap); [2]
 intercom.help/pumpfun-web/en/articles/11002413 (its priority fees, the last tier); [3] pump-fun/pump-public-docs,
-docs/PUMP_SWAP_README.md (20 + 5 bps before creators' fees came on 2025-05-13); [4] raydium-io/raydium-docs-v1,
-ray/protocol-fees.mdx (0.25 % pools; CPMM has other configurations too); [5] docs.uniswap.org, contracts/v4/concepts/fees
-(V3's four tiers) and contracts/protocol-fee/fee-setting-rational (V2: 0.25 + 0.05 %; the switch leaves what the trader pays);
-[6] PancakeSwap documentation: V2 0.25 %, V3 0.01, 0.05, 0.25 and 1 %; [7] Orca documentation, table of fee tiers by tick
-spacing on Solana mainnet (adaptive fees may add to them); [8] solana.com/docs/core/fees/fee-structure: 5,000 lamports a
-signature plus a priority fee, charged whether the transaction succeeds or fails; [9] receipts of test transactions:
-UniswapV2Router02.swapExactTokensForTokens, one hop, tokens known to the pair, 97,986 gas; [10] tycho-simulation
-uniswap_v3/state.rs: 130,000 gas without a tick crossed.
+docs/PUMP_SWAP_README.md (20 + 5 bps before creators' fees came on 2025-05-13) and docs/PUMP_PROGRAM_README.md (100 bps); [4]
+raydium-io/raydium-docs-v1, ray/protocol-fees.mdx (0.25 % pools; CPMM has other configurations too); [5] docs.uniswap.org,
+contracts/v4/concepts/fees (V3's four tiers) and contracts/protocol-fee/fee-setting-rational (V2: 0.25 + 0.05 %; the switch
+leaves what the trader pays); [6] PancakeSwap documentation: V2 0.25 %, V3 0.01, 0.05, 0.25 and 1 %; [7] Orca documentation,
+table of fee tiers by tick spacing on Solana mainnet (adaptive fees may add to them); [8]
+solana.com/docs/core/fees/fee-structure: 5,000 lamports a signature plus a priority fee, charged whether the transaction
+succeeds or fails; [9] receipts of test transactions: UniswapV2Router02.swapExactTokensForTokens, one hop, tokens known to
+the pair, 97,986 gas; [10] tycho-simulation uniswap_v3/state.rs: 130,000 gas without a tick crossed.
 
 Assumptions: 0.001 SOL of priority fee where no source says one; PumpSwap's fee between the market caps of 44,210 and 98,240 SOL
 on a straight line (the page falls in steps); gas prices are the typical ones of ``arbgym.market.chain``, read on the dates there.
