@@ -108,7 +108,8 @@ class TokenOptions:
 
     Args:
         step_seconds: length of a step, s; None: 1 for trades, 5 for tracks, the spacing of bars, or a multiple of it.
-        quote_usd: price of SOL in USD: tables in SOL come out in USD, and pools of tables in USD get their reserves.
+        quote_usd: price of SOL in USD: tables in SOL come out in USD, and pools of tables in USD get their reserves. Trades and
+            curves are taken to be in SOL, candles in USD.
         reserve_quote: quote reserve at each token's first price, in the tape's currency; None: that of a migrated pump.fun pool.
         large_share: a trade of that share of the reserve is large.
         outlier_factor: prices that far off the running median are left out; 0 leaves none out. Only where the table does

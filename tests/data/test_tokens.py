@@ -268,6 +268,27 @@ def test_recorded_outcomes(shared: Path) -> None:
         launch_outcomes(shared / "data" / "solana_pumpfun_hourly_bars" / "bars_1h.parquet")
 
 
+def test_formats_that_are_recognised_elsewhere(tmp_path: Path) -> None:
+    """Launch Tape's trades (with the pool's reserve) and Binance's candles, stamped by their end once they are read."""
+    made = pl.DataFrame(
+        {"t": [START, START + 2], "slot": [1, 2], "sig": ["a", "b"], "mint": "A", "side": ["buy", "sell"], "user": "u"}
+    )
+    made = made.with_columns(baseAmount=pl.lit(2e6), quoteAmount=pl.lit(1.0), price=pl.lit(5e-7), poolBase=pl.lit(2e8))
+    made.with_columns(poolQuote=pl.Series([100.0, 90.0]), priceAfter=pl.lit(5e-7)).write_csv(tmp_path / "grads.csv")
+    tape, report = tokens_from_file(tmp_path / "grads.csv", options=TokenOptions(quote_usd=10.0))
+    assert (report.kind, tape.names) == ("trades", ("A",))
+    assert tape.column("reserve_quote").tolist() == [1000.0, 1000.0, 900.0]
+    names = "open_time open high low close volume close_time quote_volume count taker_buy_volume taker_buy_quote_volume".split()
+    rows = [
+        (60_000 * k + START * 1000, 1.0, 1.5, 0.5, 1.0, 4.0, 60_000 * (k + 1) + START * 1000 - 1, 4.0, 3, 2.0, 2.0)
+        for k in range(3)
+    ]
+    pl.DataFrame(rows, schema=names, orient="row").write_csv(tmp_path / "ETHUSDT-1m-2024-01.csv")
+    tape, _ = tokens_from_file(tmp_path / "ETHUSDT-1m-2024-01.csv", options=TokenOptions(reserve_quote=1e6))
+    assert tape.column("time_s").tolist() == [START + 60.0, START + 120.0, START + 180.0]
+    assert tape.column("buy_quote").tolist() == [2.0, 2.0, 2.0]
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, out = tmp_path / "swaps.csv", tmp_path / "tokens.parquet"
     trades(*((s, "buy", 1.0, 1e-6 * 1.1**s) for s in range(20))).write_csv(table)
