@@ -73,8 +73,9 @@ class SupervisedRecipe:
     """sell when a drawdown is more probable than this; 1 switches it off"""
     sell_threshold: float = 0.50
     """sell when it is more probable than this that hindsight would"""
-    tune: bool = True
-    """choose the thresholds on tuning episodes, from these and from quantiles of what is predicted"""
+    tuning_episodes: int = 2_048
+    """episodes on which the thresholds are chosen, from these and from quantiles of what is predicted; 0 keeps these. In a replay
+    they are the last of the training span"""
 
     def __post_init__(self) -> None:
         require("episodes", self.episodes, 10, 50_000)
@@ -86,6 +87,7 @@ class SupervisedRecipe:
         require("upside_threshold", self.upside_threshold, 0.0, 1e6)
         require("drawdown_threshold", self.drawdown_threshold, 0.0, 1.0)
         require("sell_threshold", self.sell_threshold, 0.0, 1.0)
+        require("tuning_episodes", self.tuning_episodes, 0, 50_000)
 
     def predictor(self, fields: tuple[Field, ...], steps: int, seed: int, threads: int) -> ExitPredictor:
         """A predictor before its fit, of at most ``steps`` steps."""
@@ -170,13 +172,15 @@ class Played(NamedTuple):
     """Episodes in which nothing was sold: observations of some moments, and what the position was worth at every one.
 
     ``features`` float32 (R, D); ``episodes``, ``moments`` int64 (R,): the row and column of ``values`` that each is of;
-    ``values`` float64 (E, T + 1), net proceeds of selling all then, in quote currency; ``lengths`` int64 (E,).
+    ``values`` float64 (E, T + 1), net proceeds of selling all then, in quote currency; ``penalties`` (E, T + 1), what the world's
+    reward has taken off until then; ``lengths`` int64 (E,).
     """
 
     features: NDArray[np.float32]
     episodes: NDArray[np.int64]
     moments: NDArray[np.int64]
     values: Floats
+    penalties: Floats
     lengths: NDArray[np.int64]
 
 
@@ -195,6 +199,7 @@ def hold_only(simulator: Simulator, every: int = 1) -> Played:
     alive_now = np.ones(env.num_envs, dtype=np.bool_)
     rows: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]] = []
     values: list[Floats] = []
+    penalties: list[Floats] = [np.zeros(env.num_envs)]
 
     def before(env: NativeVectorEnv) -> None:
         moment = len(values) - 1 if values else 0
@@ -210,23 +215,29 @@ def hold_only(simulator: Simulator, every: int = 1) -> Played:
         # at the end all is sold: what it brought is what it was worth
         worth = np.where(over, info["notional"] - info["gas_cost"], info["value_quote"])
         values.append(np.where(alive, worth, np.nan))
+        penalties.append(penalties[-1] + alive * info["penalty"] if "penalty" in info else penalties[-1])
         alive_now[:] = alive & ~over
 
     totals = simulator.run(lambda _: hold, each, before)
     features, episodes, moments = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    return Played(features, episodes, moments, np.stack(values, axis=1)[: simulator.episodes], totals.lengths)
+    worths, taken = (np.stack(columns, axis=1)[: simulator.episodes] for columns in (values, penalties))
+    return Played(features, episodes, moments, worths, taken, totals.lengths)
 
 
 def join(parts: list[Played]) -> Played:
     """Several sets of episodes as one, numbered on."""
     steps = max(part.values.shape[1] for part in parts)
-    wide = [np.pad(part.values, ((0, 0), (0, steps - part.values.shape[1])), constant_values=np.nan) for part in parts]
+
+    def wide(columns: list[Floats]) -> Floats:
+        return np.concatenate([np.pad(c, ((0, 0), (0, steps - c.shape[1])), constant_values=np.nan) for c in columns])
+
     firsts = np.cumsum([0, *(len(part.values) for part in parts)])
     return Played(
         np.concatenate([part.features for part in parts]),
         np.concatenate([part.episodes + first for part, first in zip(parts, firsts, strict=False)]),
         np.concatenate([part.moments for part in parts]),
-        np.concatenate(wide),
+        wide([part.values for part in parts]),
+        wide([part.penalties for part in parts]),
         np.concatenate([part.lengths for part in parts]),
     )
 
@@ -292,84 +303,79 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
 
 
 def _spans(config: Config, arguments: Mapping[str, Any]) -> _Spans:
-    episodes, tuning = config.agent.episodes, config.evaluation.tuning_episodes
+    episodes, tuning = config.agent.episodes, config.agent.tuning_episodes
     if "tape" not in arguments:
         return _Spans(config.training_seed, episodes, TUNING_SEED, tuning)
     entries = len(arguments["tape"].entries)  # episode s plays entry s modulo their number
     episodes = min(episodes, entries)
     first = config.training_seed + -config.training_seed % entries
-    held = max(round(episodes * VALIDATION_SHARE), 2)
+    held = min(max(round(episodes * VALIDATION_SHARE), 1), tuning)
     return _Spans(first, episodes, first + episodes - held, held)
 
 
 def _learn(
     config: Config, predictor: ExitPredictor, arguments: dict[str, Any], spans: _Spans, folder: Path, console: Console
 ) -> Learned:
-    recipe, module = config.agent, arbgym.ENVIRONMENTS[config.environment]
+    recipe = config.agent
     begun = time.perf_counter()
     with StopSignal() as stop, _Watched(config, folder, stop) as watched:
-        played = _play(module, arguments, spans.first, spans.episodes, recipe, config.world)
+        every = max(math.ceil(spans.episodes * int(config.world.episode_blocks) / recipe.rows), 1)
+        played = _play(config, arguments, spans.first, spans.episodes, every)
         features, labels, episodes = labelled(played, recipe.labels(played))
         known = time.perf_counter()
         console.print(f"learning from {len(features):,} moments of {len(played.lengths):,} episodes in which nothing was sold")
         predictor.fit(features, labels, episodes, watched.see)
         fitted = time.perf_counter()
         policy = recipe.policy(predictor, config.definition.observation)
-        tuning = Simulator(module, arguments, spans.tuning_first, spans.tuning_episodes)
-        seen = hold_only(tuning, _every(recipe.rows // 4, spans.tuning_episodes, config.world))
-        before = policy
-        tried = 0
-
-        def simulate(candidate: ExitPolicy) -> float:
-            nonlocal tried
-            tried += 1
-            return -math.inf if tried > 1 and stop.received else profit(tuning, candidate)
-
-        if recipe.tune:
-            policy = policy.tune(simulate, seen.features)
+        chosen: dict[str, Any] = {"rows": len(features), "episodes": len(played.lengths), "steps": watched.steps}
+        if spans.tuning_episodes:
+            tuning = _play(config, arguments, spans.tuning_first, spans.tuning_episodes, 1)
+            policy = tuned_on(policy, tuning)
+            chosen["calibration"] = calibrations(predictor, tuning, recipe)
     tuned = time.perf_counter()
-    chosen = {
-        "mode": policy.mode,
-        **{name: getattr(policy, name) for name in _asked(policy)},
-        "tuned": recipe.tune,
-        "candidates": tried,
-        "changed": policy != before,
-        "rows": len(features),
-        "episodes": len(played.lengths),
-        "steps": watched.steps,
-        "calibration": calibrations(policy.predictor, seen, recipe),
-    }
+    bars = {f"{name}_threshold": getattr(policy, f"{name}_threshold") for name in policy.names}
+    chosen = {"mode": policy.mode, **bars, "tuning_episodes": spans.tuning_episodes, **chosen}
     write_atomically(folder / PREDICTOR, (json.dumps(chosen, indent=1) + "\n").encode())
-    bars = ", ".join(f"{name.removesuffix('_threshold')} {getattr(policy, name):g}" for name in _asked(policy))
-    spent = f"fitted in {fitted - known:.1f} s, tuned in {tuned - fitted:.1f} s"
-    console.print(f"{spent}; thresholds {bars}, of {tried} candidates", soft_wrap=True)
+    told = ", ".join(f"{name.replace('_', ' ')} {bar:g}" for name, bar in bars.items())
+    console.print(f"fitted in {fitted - known:.1f} s; {told}, chosen in {tuned - fitted:.1f} s", soft_wrap=True)
     total, steps = tuned - begun, max(watched.steps.values(), default=0)
     speed = {
         "steps": steps,
         "steps_per_second": steps / max(fitted - known, 1e-9),
         "seconds": total,
-        "simulation_share": (known - begun + tuned - fitted) / total,
+        "simulation_share": (known - begun) / total,
         "learner_share": (fitted - known) / total,
-        "rest_share": 0.0,
+        "rest_share": (tuned - fitted) / total,
     }
     return Learned(SupervisedModel(policy, chosen), steps, recipe.unit, watched.stopped_by, speed)
 
 
-def _play(module: str, arguments: dict[str, Any], first: int, episodes: int, recipe: SupervisedRecipe, world: Any) -> Played:
-    every = _every(recipe.rows, episodes, world)
-    starts = range(0, episodes, recipe.environments)
+def _play(config: Config, arguments: dict[str, Any], first: int, episodes: int, every: int) -> Played:
+    module, together = arbgym.ENVIRONMENTS[config.environment], config.agent.environments
     return join(
-        [hold_only(Simulator(module, arguments, first + k, min(recipe.environments, episodes - k)), every) for k in starts]
+        [
+            hold_only(Simulator(module, arguments, first + k, min(together, episodes - k)), every)
+            for k in range(0, episodes, together)
+        ]
     )
 
 
-def _every(rows: int, episodes: int, world: Any) -> int:
-    """Steps from one moment to the next that is learned from."""
-    return max(math.ceil(episodes * int(world.episode_blocks) / max(rows, 1)), 1)
+def tuned_on(policy: ExitPolicy, played: Played) -> ExitPolicy:
+    """The policy with the thresholds that would have brought the most in episodes whose every moment was observed.
 
+    Nothing is played again: until its sale a policy sees what was seen, and a sale brings what the position was worth, but for
+    the time it takes to land and for failures, which fall on all thresholds alike.
+    """
+    scores = policy.scores(played.features)
+    worth = played.values - played.penalties
 
-def _asked(policy: ExitPolicy) -> tuple[str, ...]:
-    return tuple(f"{name}_threshold" for name in policy.names)
+    def simulate(candidate: ExitPolicy) -> float:
+        sells = candidate.margin_of(scores) > 0.0
+        first = played.lengths.copy()
+        np.minimum.at(first, played.episodes[sells], played.moments[sells])
+        return float(worth[np.arange(len(first)), first].sum())
+
+    return policy.tune(simulate, scores)
 
 
 def profit(simulator: Simulator, policy: ExitPolicy) -> float:
