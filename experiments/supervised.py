@@ -366,14 +366,14 @@ def tuned_on(policy: ExitPolicy, played: Played) -> ExitPolicy:
     Nothing is played again: until its sale a policy sees what was seen, and a sale brings what the position was worth, but for
     the time it takes to land and for failures, which fall on all thresholds alike.
     """
-    scores = policy.scores(played.features)
-    worth = played.values - played.penalties
+    scores, rows = policy.scores(played.features), np.arange(len(played.values))
 
     def simulate(candidate: ExitPolicy) -> float:
         sells = candidate.margin_of(scores) > 0.0
         first = played.lengths.copy()
         np.minimum.at(first, played.episodes[sells], played.moments[sells])
-        return float(worth[np.arange(len(first)), first].sum())
+        held_until = np.minimum(first + 1, played.lengths)  # the step of the sale is paid for
+        return float(np.sum(played.values[rows, first] - played.penalties[rows, held_until]))
 
     return policy.tune(simulate, scores)
 
