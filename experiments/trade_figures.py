@@ -22,6 +22,8 @@ _PANELS = 3
 
 def all_figures(result: Mapping[str, Any]) -> list[Picture]:
     """The pictures that a result has the numbers for."""
+    if not _traded(result):
+        return []
     found = [returns_figure(result), *paired_figures(result), equity_figure(result), drawdown_figure(result)]
     found += [exits_figure(result), histogram_figure(result)]
     if any(result.get("calibration", {}).values()):

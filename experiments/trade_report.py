@@ -124,7 +124,7 @@ def fold_rows(result: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "fold": str(fold["fold"]),
             "training": fold["train"],
-            "training entries": f"{fold['train_entries']:,}",
+            "training entries": "any number" if fold["train_entries"] is None else f"{fold['train_entries']:,}",
             "test": fold["test"],
             "test entries": f"{fold['test_entries']:,}",
             "fitted": f"{sum(fit['status'] == 'ok' for fit in fold['policies'].values())} of {len(fold['policies'])}",

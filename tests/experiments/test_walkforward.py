@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from rich.console import Console
 
 from arbgym.data.signals import load_signal
 from arbgym.envs.sell import BUCKETS
+from arbgym.evaluation import HELD_OUT_SEED, TUNING_SEED
 from arbgym.market.token_tape import COLUMNS, ON_CURVE, TIME_S, TokenTape
 from experiments import folds, trade_comparison, trade_report
+from experiments.fold_policies import Fitted, FoldWorld
 from experiments.folds import Fold, time_folds
-from experiments.trade_metrics import Trades
+from experiments.trade_metrics import EXITS, Trades
+from experiments.walkforward import Settings, main, run
 from tests.experiments.test_trade_metrics import trades
 
 STEP_S = 10.0
@@ -131,15 +139,12 @@ def result_of(made: dict[str, Trades], subjects: list[str]) -> dict[str, Any]:
     """A result as a walk-forward run writes it, read back from JSON."""
     found = trade_comparison.compare(made, subjects, RULES, {0: "new"}, draws=200)
     fit = {"status": "ok", "reason": None, "seconds": 0.5}
+    failed = {"status": "failed", "reason": "ran [out]", "seconds": 0.1}
     span = {"train": "yesterday", "train_entries": 50, "test": "today", "test_entries": 40}
     found["folds"] = [
-        {"fold": 0, **span, "status": "ok", "reason": None, "policies": {name: fit for name in made}},
+        {"fold": 0, **span, "status": "ok", "reason": None, "policies": {**dict.fromkeys(made, fit), "dqn_sell": failed}},
         {"fold": 1, **span, "status": "failed", "reason": "TapeError: <no> entries", "policies": {}},
     ]
-    found["folds"][0]["policies"] = {
-        **found["folds"][0]["policies"],
-        "dqn_sell": {**fit, "status": "failed", "reason": "ran [out]"},
-    }
     found["run"] = {"title": "Walk-forward", "facts": "made up", "command": "python", "code": "none", "settings": {}}
     return json.loads(json.dumps(found, allow_nan=False))  # type: ignore[no-any-return]
 
@@ -171,7 +176,7 @@ class _Page(HTMLParser):
 def test_the_page_needs_nothing_else_and_shows_every_failure() -> None:
     page = _Page()
     page.feed(trade_report.page(result_of(some_trades(80, 0.3), ["gbm_sell"])))
-    assert [entry for entry in page.asked if not entry.endswith(tuple(f"#{k}" for k in range(10))) and "=#" not in entry] == []
+    assert page.asked == []
     for word in ("Sharpe", "Sortino", "VaR", "CVaR", "profit factor", "max drawdown", "% of oracle", "win rate", "median return"):
         assert word in page.words
     assert "TapeError: <no> entries" in page.words and "ran [out]" in page.words
@@ -180,8 +185,6 @@ def test_the_page_needs_nothing_else_and_shows_every_failure() -> None:
 
 
 def test_the_terminal_shows_the_same(capsys: pytest.CaptureFixture[str]) -> None:
-    from rich.console import Console
-
     result = result_of(some_trades(80, 0.3), ["gbm_sell"])
     trade_report.print_report(result, Console())
     said = capsys.readouterr().out
@@ -217,3 +220,154 @@ def test_without_a_judged_policy_the_rules_are_told_apart() -> None:
     del made["gbm_sell"]
     sentences = " ".join(result_of(made, [])["verdict"])
     assert "wait earns less than" in sentences and "Undecided" in sentences
+
+
+# ---------------------------------------------------------------------------------------------------------------- walk
+FOLDS = 3
+
+
+@pytest.fixture(scope="module")
+def tape_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tape of two days in a file."""
+    pytest.importorskip("pyarrow", reason="the extra data is not installed")
+    path = tmp_path_factory.mktemp("tapes") / "tokens.parquet"
+    make_tape(0, tokens=90, spread_s=2 * 86_400.0).save(path)
+    return path
+
+
+def hold(observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.zeros((len(observations), 1))
+
+
+def failing(world: FoldWorld, console: Console) -> Fitted:
+    """A fit that fails in the second fold only."""
+    if world.number == 1:
+        raise ZeroDivisionError("the loss is [nan]")
+    return Fitted(hold)
+
+
+def broken(world: FoldWorld, console: Console) -> Fitted:
+    """A policy that fails when it plays."""
+    return Fitted(lambda observations: np.zeros((1, 7, 7)))
+
+
+def walked(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def walk_of_a_tape(tape_path: Path) -> tuple[Path, list[FoldWorld]]:
+    """The folder of a walk with two policies that fail, and the worlds that its folds were fitted in."""
+    seen: list[FoldWorld] = []
+
+    def spying(world: FoldWorld, console: Console) -> Fitted:
+        seen.append(world)
+        scores = {"drawdown": (np.array([0.2, 0.7]), np.array([0.0, 1.0]))}
+        return Fitted(hold, {"chosen": float("inf")}, lambda _: scores)
+
+    settings = Settings(data=tape_path, signal="every_launch:after_s=20", policies=(), folds=FOLDS, out=tape_path.parent / "out")
+    extra = {"spying": spying, "failing": failing, "broken": broken}
+    return run(settings, Console(file=io.StringIO()), extra), seen
+
+
+def test_training_ends_before_the_test_begins(walk_of_a_tape: tuple[Path, list[FoldWorld]]) -> None:
+    _, worlds = walk_of_a_tape
+    assert [world.number for world in worlds] == list(range(FOLDS))
+    for world in worlds:
+        training, test = world.training, world.test.arguments["tape"]
+        assert training is not None
+        first = test.rows[test.entries, TIME_S].min()
+        assert training.rows[:, TIME_S].max() < first
+        assert training.rows[training.entries, TIME_S].max() + 7_200.0 < first
+        assert world.tuning().arguments["tape"].rows is training.rows
+
+
+def test_a_failure_is_reported_and_the_others_go_on(walk_of_a_tape: tuple[Path, list[FoldWorld]]) -> None:
+    folder, _ = walk_of_a_tape
+    result = walked(folder)
+    second = result["folds"][1]["policies"]
+    assert second["failing"]["status"] == "failed" and second["failing"]["reason"] == "ZeroDivisionError: the loss is [nan]"
+    assert all(fold["policies"]["broken"]["status"] == "failed" for fold in result["folds"])
+    assert all(fold["policies"]["tuned_rule"]["status"] == "ok" for fold in result["folds"])
+    judged = {name: own["trades"] for name, own in result["policies"].items()}
+    total = sum(fold["test_entries"] for fold in result["folds"])
+    assert judged["spying"] == judged["oracle"] == judged["rule"] == total > judged["failing"] > 0
+    assert judged["broken"] == 0
+    assert set(result["policies"]["failing"]["folds"]) == {"0", "2"}
+    assert result["paired"]["failing"]["rule"]["trades"] == judged["failing"]
+    assert "the loss is [nan]" in (folder / "report.html").read_text()
+    assert "broken has no trades" in result["verdict"][0]
+
+
+def test_policies_meet_the_same_entries(walk_of_a_tape: tuple[Path, list[FoldWorld]]) -> None:
+    folder, _ = walk_of_a_tape
+    result = walked(folder)
+    assert result["paired"]["spying"]["wait"]["mean"] == 0.0  # both hold to the end
+    assert result["policies"]["oracle"]["figures"]["oracle_share"]["mean"] == pytest.approx(1.0)
+    assert result["policies"]["wait"]["figures"]["exit_model"]["mean"] == 0.0
+    assert result["policies"]["rule"]["figures"]["exit_model"]["mean"] == 0.0  # each of its sales has a reason
+    assert result["policies"]["sell_now"]["figures"]["exit_model"]["mean"] > 0.9
+    assert result["calibration"]["spying"]["drawdown"]["rows"] == 2 * FOLDS
+    assert result["folds"][0]["policies"]["spying"]["details"] == {"chosen": None}
+    with (folder / "trades.csv").open() as lines:
+        trades = list(csv.DictReader(lines))
+    assert len(trades) == sum(own["trades"] for own in result["policies"].values())
+    for row in trades:
+        assert sum(float(row[f"exit_{reason}"]) for reason in EXITS) == pytest.approx(1.0)
+    held = [float(row["returns"]) for row in trades if row["policy"] == "wait"]
+    assert np.mean(held) == pytest.approx(result["policies"]["wait"]["figures"]["mean_return"]["mean"])
+
+
+def test_a_fold_without_enough_to_fit_is_reported(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="the extra data is not installed")
+    path = tmp_path / "tokens.parquet"
+    make_tape(0, tokens=30, spread_s=3_600.0).save(path)  # the embargo alone is two hours
+    folder = run(Settings(data=path, policies=(), folds=2, out=tmp_path), Console(file=io.StringIO()))
+    result = walked(folder)
+    assert [fold["status"] for fold in result["folds"]] == ["failed", "failed"]
+    assert "0 training entries are left by the embargo of 2 h" in result["folds"][0]["reason"]
+    assert "2 of 2 folds failed" in result["verdict"][-1]
+    assert "the embargo of 2 h" in (folder / "report.html").read_text()
+
+
+def test_simulated_folds_are_bands_of_seeds(tmp_path: Path) -> None:
+    seen: list[FoldWorld] = []
+
+    def stopping(world: FoldWorld, console: Console) -> Fitted:
+        seen.append(world)
+        if world.number == 1:
+            raise KeyboardInterrupt
+        return Fitted(hold)
+
+    folder = run(Settings(simulated=31, policies=(), folds=3, out=tmp_path), Console(file=io.StringIO()), {"stopping": stopping})
+    result = walked(folder)
+    bands = [range(world.test.seed, world.test.seed + world.test.episodes) for world in seen]
+    assert len(bands) == 2 and bands[0].start == HELD_OUT_SEED and bands[0].stop == bands[1].start
+    for world in seen:
+        tuning = world.tuning()
+        assert tuning.seed >= TUNING_SEED and tuning.seed + tuning.episodes <= HELD_OUT_SEED
+    assert sum(fold["test_entries"] for fold in result["folds"]) == 31
+    # after Ctrl-C the rest is told, and what was judged before is reported
+    last = result["folds"][2]["policies"]
+    assert all(fit["status"] == "failed" and "stopped by a signal" in fit["reason"] for fit in last.values())
+    assert result["policies"]["stopping"]["trades"] == len(bands[0])
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        ("--simulated 3 --folds 2", "simulated = 3"),
+        ("--simulated 100 --preset old", "preset = 'old'"),
+        ("--simulated 100 --policies ppo_flash", "policies: 'ppo_flash'"),
+        ("--data missing.parquet --policies", "missing.parquet"),
+        ("--data {tape} --policies --signal nothing", "signal 'nothing'"),
+        ("--data {tape} --policies --signal momentum:least_return=1e9", "no entry in"),
+        ("--data {tape} --policies --folds 0", "folds = 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(
+    flags: str, said: str, tape_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*flags.format(tape=tape_path).split(), "--out", str(tmp_path / "out")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
