@@ -222,6 +222,20 @@ def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
 # an open position's luck is noise to a learner: its reward is taken at constant prices, its judgement is not
 _CROSS = {"reward_price_moves": False}
 _OFFLINE: dict[str, Encoding] = {"iql": "continuous", "cql": "discrete"}
+# a position is one decision spread over time: nothing is discounted, and learners start by holding
+_SELL_PPO = _recipe(
+    "agents.ppo",
+    "PPORecipe",
+    rollout_steps=64,
+    minibatch=16_384,
+    learning_rate=1e-3,
+    gamma=1.0,
+    gae_lambda=0.95,
+    acting_probability=0.02,
+)
+_SELL_DQN = _recipe(
+    "agents.dqn", "DQNRecipe", gamma=0.995, target_interval=20_000, exploration_share=0.5, acting_probability=0.02
+)
 RUNS: dict[str, Named] = {
     "ppo_flash": Named(
         environment="ArbFlash-v0",
@@ -257,10 +271,26 @@ RUNS: dict[str, Named] = {
         quick_steps=32_768,
         world=_CROSS,
     ),
+    "ppo_sell": Named(
+        environment="ArbSell-v0",
+        agent=_SELL_PPO,
+        quick_agent={"environments": 256, "minibatch": 4_096},
+        action="discrete",
+        steps=6_000_000,
+        quick_steps=131_072,
+    ),
+    "dqn_sell": Named(
+        environment="ArbSell-v0",
+        agent=_SELL_DQN,
+        quick_agent={"environments": 64, "learning_starts": 5_000, "buffer": 50_000, "batch": 256},
+        action="discrete",
+        steps=2_000_000,
+        quick_steps=65_536,
+    ),
     **{
         f"{algorithm}_{environment}": Named(
             environment=id_,
-            agent=_recipe("agents.offline", f"{algorithm.upper()}Recipe"),
+            agent=_recipe("agents.offline", f"{algorithm.upper()}Recipe", **({"gamma": 1.0} if environment == "sell" else {})),
             quick_agent={"episodes": 256, "batch": 256},
             action=action,
             steps=8_000,
@@ -268,7 +298,11 @@ RUNS: dict[str, Named] = {
             world=world,
         )
         for algorithm, action in _OFFLINE.items()
-        for environment, id_, world in (("flash", "ArbFlash-v0", {}), ("cross", "ArbCross-v0", _CROSS))
+        for environment, id_, world in (
+            ("flash", "ArbFlash-v0", {}),
+            ("cross", "ArbCross-v0", _CROSS),
+            ("sell", "ArbSell-v0", {}),
+        )
     },
 }
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from arbgym.data import read_tape
 from arbgym.engine import NativeVectorEnv
+from arbgym.envs.sell import SellConfig
+from arbgym.market.tape import TapeError
+from arbgym.market.token_tape import RESERVE, TIME_S, TokenTape
 from experiments.config import Setting
 
 TRAINING_SHARE = 0.7  # of a tape's time: earlier rows train and tune, later rows judge
@@ -30,10 +34,31 @@ def _span(config: Setting[Any], start: float, end: float, embargo_rows: int = 0)
     """The replay's part of the tape; nothing for simulated worlds. Raises TapeError (a ValueError) on a bad file."""
     if config.data is None:
         return {}
+    if config.environment == "ArbSell-v0":
+        return {"feed": "replay", "tape": _entries(TokenTape.load(config.data), config.world, start, end)}
     tape = read_tape(config.data).span(start, end, embargo_rows)
     # a world is a window of the span: half of it at most, so that there is more than one
     blocks = min(config.world.episode_blocks, len(tape.timestamps) // 2)
     return {"feed": "replay", "tape": tape, "episode_blocks": blocks}
+
+
+def _entries(tape: TokenTape, world: SellConfig, start: float, end: float) -> TokenTape:
+    """The tape with the entries of a share of the entries' time; of the earlier span only those whose position is closed before
+    the later one begins, so that nothing of it is trained on. Raises TapeError where a span has none.
+    """
+    times = tape.rows[tape.entries, TIME_S]
+    begins, ends = (float(times.min()) + np.array([start, end]) * float(np.ptp(times))).tolist()
+    kept = times >= begins
+    if end < 1.0:
+        limits = np.array([bucket.tvl_below_quote for bucket in world.buckets[:-1]])
+        places = np.searchsorted(limits, 2.0 * tape.rows[tape.entries, RESERVE], side="right")
+        horizons = np.array([bucket.horizon_s for bucket in world.buckets])[places]
+        last = tape.rows[tape.starts[tape.token_of(tape.entries) + 1] - 1, TIME_S]
+        kept &= np.minimum(times + horizons, last) < ends
+    if not kept.any():
+        which = "earlier" if end < 1.0 else "later"
+        raise TapeError(f"none in the {which} span of {tape.source or 'the tape'}; accepted are some in each", "entries")
+    return tape.with_entries(tape.entries[kept])
 
 
 def training_batch(config: Setting[Any], num_envs: int) -> NativeVectorEnv:

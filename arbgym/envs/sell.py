@@ -58,6 +58,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from arbgym.amm.bonding_curve import curve_sell
 from arbgym.engine import Definition, config_record
 from arbgym.jit import kernel, part
 from arbgym.market.config import require
@@ -70,6 +71,7 @@ from arbgym.market.history import (
     SHORT,
     WILDER,
     see_step,
+    see_volume,
     start_history,
 )
 from arbgym.market.textbook import ALPHA, OU, POOL, PROCESSES, PUT, highest_by_horizon, next_level, payoff
@@ -85,6 +87,7 @@ from arbgym.market.token_life import (
     replay_token,
     start_token,
 )
+from arbgym.market.venues import VENUES
 from arbgym.rng import uniform2, uniform4
 from arbgym.spec import Choice, Field
 
@@ -140,8 +143,10 @@ class SellConfig:
     max_tranches: int = 4  # sales of one position; the last one sells all that is left
     least_share: float = 0.05  # an action below it holds
     # selling
-    fee_ppm: float = 3_000.0
-    gas_quote: float = 0.15  # base and priority fee of one transaction in a typical step
+    venue: str = "raydium_amm_v4"  # a name of arbgym.market.venues.VENUES: fee and cost of a transaction
+    native_quote: float = 150.0  # price of the chain's own token, in which transactions are paid
+    fee_ppm: float | None = None  # None: the venue's
+    gas_quote: float | None = None  # base and priority fee of one transaction in a typical step; None: the venue's
     gas_congestion: float = 0.5  # growth of the gas per unit of congestion above typical
     fail_probability: float = 0.03  # in a typical step
     fail_congestion: float = 0.5
@@ -185,7 +190,7 @@ class SellConfig:
     curve: bool = False
     curve_start_quote: float = 4_500.0
     curve_end_quote: float = 17_250.75
-    curve_fee_ppm: float = 10_000.0
+    curve_fee_ppm: float = VENUES["pump_fun"].fee_ppm
     migration_fee_share: float = 0.0
     # textbook prices
     process: Literal["pool", "put", "ou", "alpha"] = "pool"
@@ -210,6 +215,11 @@ class SellConfig:
         limits = [bucket.tvl_below_quote for bucket in self.buckets]
         if limits != sorted(set(limits)):
             raise ValueError(f"buckets: tvl_below_quote = {limits}; accepted are distinct ascending limits")
+        if self.venue not in VENUES:
+            raise ValueError(f"venue = {self.venue!r}; accepted are {', '.join(VENUES)}")
+        for name in ("fee_ppm", "gas_quote"):
+            if getattr(self, name) is not None:
+                require(name, getattr(self, name), 0.0, 999_999.0 if name == "fee_ppm" else 1e9)
         if self.process not in PROCESSES:
             raise ValueError(f"process = {self.process!r}; accepted are {', '.join(PROCESSES)}")
         for name in _SHARES:
@@ -268,7 +278,7 @@ _SHARES = (
     *("rug_warning_probability", "rug_left_share", "migration_fee_share", "known_share", "large_low", "large_high"),
 )
 _NOT_NEGATIVE = (
-    *("fee_ppm", "curve_fee_ppm", "gas_quote", "gas_congestion", "fail_congestion", "latency_s", "first_age_s", "activity_shock"),
+    *("native_quote", "curve_fee_ppm", "gas_congestion", "fail_congestion", "latency_s", "first_age_s", "activity_shock"),
     *("volume_log_sd", "mood_shock", "imbalance_sd", "known_skill", "known_sd", "add_share", "rate_per_year"),
     *("reversion_per_year", "holding_penalty_per_hour", "drawdown_penalty"),
 )
@@ -292,20 +302,32 @@ _GROWN = SellConfig(
 )
 _TEXTBOOK = SellConfig(process="put", episode_blocks=50, max_tranches=4)
 PRESETS: dict[str, SellConfig] = {
-    # a launch on a Solana constant-product pool (PumpSwap, Raydium): arbgym.market.venues
+    # a launch on a Solana constant-product pool, SOL at 150
     "new": SellConfig(),
     "emerging": replace(_GROWN, tvl_low_quote=1.1e5, tvl_high_quote=9e5, phase_rug=(0.0015, 0.0008, 0.0015, 0.0006, 0.0008)),
-    # Ethereum pools from here on: V2's fee, gas of about 110,000 at some gwei (assumption: 4 and more USD)
+    # Ethereum pools from here on, ETH at 1,840
     "established": replace(
-        _GROWN, tvl_low_quote=1.1e6, tvl_high_quote=9e6, gas_quote=4.0, latency_s=12.0, large_probability=0.004
+        _GROWN,
+        venue="uniswap_v2",
+        native_quote=1_840.0,
+        tvl_low_quote=1.1e6,
+        tvl_high_quote=9e6,
+        latency_s=12.0,
+        large_probability=0.01,
     ),
     "blue_chip": replace(
-        _GROWN, tvl_low_quote=1.1e7, tvl_high_quote=3e8, gas_quote=4.0, fee_ppm=500.0, latency_s=12.0, large_probability=0.005
+        _GROWN,
+        venue="uniswap_v3_5",
+        native_quote=1_840.0,
+        tvl_low_quote=1.1e7,
+        tvl_high_quote=3e8,
+        latency_s=12.0,
+        large_probability=0.005,
     ),
-    "mixed": replace(_GROWN, tvl_low_quote=2e4, tvl_high_quote=1e8, gas_quote=0.5),
-    # pump.fun's curve: 30 virtual SOL at launch, sold out at 115.005, 1 % fee, then a constant-product pool
+    "mixed": replace(_GROWN, tvl_low_quote=2e4, tvl_high_quote=1e8),
+    # pump.fun's curve: 30 virtual SOL at launch, sold out at 115.005, then a PumpSwap pool
     "curve": SellConfig(
-        curve=True, tvl_low_quote=9_200.0, tvl_high_quote=15_000.0, phase_start=(0.4, 0.0, 0.4, 0.2, 0.0), fee_ppm=3_000.0
+        curve=True, tvl_low_quote=9_200.0, tvl_high_quote=15_000.0, phase_start=(0.4, 0.0, 0.4, 0.2, 0.0), venue="pumpswap"
     ),
     # K 40, S 36, sigma 0.2, T 1, 50 dates, r 0.06: 4.4778 (European 3.844)
     "put": _TEXTBOOK,
@@ -387,7 +409,7 @@ def _observation() -> tuple[Field, ...]:
         Field("log_tvl", "ln quote", 12.0, 0.0, 3.0, "value locked in the pool"),
         Field("log_age", "ln s", 12.0, 0.0, 2.0, "age of the token, 1 s added"),
         Field("log_horizon", "ln s", 12.0, 0.0, 2.0, "the position's whole horizon"),
-        Field("congestion", "1", 1.0, 0.0, 10.0, "activity over its typical level: raises gas and failures"),
+        Field("congestion", "1", 1.0, 0.0, 10.0, f"volume over {SHORT} steps over that over {LONG}: raises gas and failures"),
         Field("failed", "1", 1.0, 0.0, 1.0, "the last own sale failed"),
         Field("tranches_left", "1", 1.0, 0.0, 1.0, "share of the allowed sales that is left"),
         Field("on_curve", "flag", 1.0, 0.0, 1.0, "the token still trades on its bonding curve"),
@@ -511,8 +533,11 @@ def build_world(config: SellConfig, tape: TokenTape | None = None) -> World:
     values: dict[str, Any] = {
         entry.name: _typed(getattr(config, entry.name), entry.default)
         for entry in fields(config)
-        if entry.name not in ("preset", "buckets", "process")
+        if entry.name not in ("preset", "buckets", "process", "venue", "fee_ppm", "gas_quote")
     }
+    venue = VENUES[config.venue]
+    values["fee_ppm"] = float(venue.fee_ppm if config.fee_ppm is None else config.fee_ppm)
+    values["gas_quote"] = float(venue.cost_quote(config.native_quote) if config.gas_quote is None else config.gas_quote)
     table = np.zeros((5, MAX_BUCKETS))
     for k, bucket in enumerate(config.buckets):
         table[:, k] = bucket.tvl_below_quote, bucket.horizon_s, bucket.position_limit_quote, bucket.flow, bucket.rug
@@ -663,7 +688,6 @@ def _start_textbook(c: Any, s: Any) -> None:
     s.large_net = 0.0
     s.known_net = 0.0
     s.on_curve = 0.0
-    s.congestion = 1.0
     start_history(s)
     s.price = level
     s.high = level
@@ -694,9 +718,9 @@ def _proceeds(
     base = reserve / (price * grown)
     worth = amount * quote / base
     if on_curve > 0.5:
-        out = min(quote * amount / (base + amount), max(quote - c.curve_start_quote, 0.0))
-        fee = out * c.curve_fee_ppm * 1e-6
-        return out - fee, fee, worth - out, own + 2.0 * math.log((quote - out) / quote)
+        gross = min(curve_sell(amount, quote, base, 0.0), max(quote - c.curve_start_quote, 0.0))
+        fee = gross * c.curve_fee_ppm * 1e-6
+        return gross - fee, fee, worth - gross, own + 2.0 * math.log((quote - gross) / quote)
     kept = amount * (1.0 - c.fee_ppm * 1e-6)
     out = quote * kept / (base + kept)
     fee = worth * c.fee_ppm * 1e-6
@@ -754,13 +778,15 @@ def _foresee(world: World, c: Any, s: Any) -> None:
         _foresee_textbook(c, s)
         return
     price, high, low, reserve, bought, sold = s.price, s.high, s.low, s.reserve, s.bought, s.sold
-    large, known, on_curve, congestion, age = s.large_net, s.known_net, s.on_curve, s.congestion, s.age_s
+    large, known, on_curve, age = s.large_net, s.known_net, s.on_curve, s.age_s
     phase, coming, activity, mood, block, row = s.phase, s.coming_phase, s.activity, s.mood, s.block, s.tape_row
+    volume_short, volume_long, congestion = s.volume_short, s.volume_long, s.congestion
     amount = s.amount * s.left
     best, when = -1e300, block
     while True:
         start_price, start_reserve, start_curve = s.price, s.reserve, s.on_curve
         _move(world, c, s)
+        see_volume(s)
         at, depth, fails = _landing(c, s, start_price, start_reserve)
         if not fails:
             out, _, _, _ = _proceeds(c, amount, at, depth, s.own, start_curve)
@@ -776,7 +802,8 @@ def _foresee(world: World, c: Any, s: Any) -> None:
     s.oracle_block = when
     s.oracle_profit = s.realised + best - s.cost * s.left
     s.price, s.high, s.low, s.reserve, s.bought, s.sold = price, high, low, reserve, bought, sold
-    s.large_net, s.known_net, s.on_curve, s.congestion, s.age_s = large, known, on_curve, congestion, age
+    s.large_net, s.known_net, s.on_curve, s.age_s = large, known, on_curve, age
+    s.volume_short, s.volume_long, s.congestion = volume_short, volume_long, congestion
     s.phase, s.coming_phase, s.activity, s.mood, s.block, s.tape_row = phase, coming, activity, mood, block, row
 
 
@@ -865,6 +892,8 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
     c = world.config[0]
     for k in range(len(info)):
         info[k] = 0.0
+    if s.left <= 1e-12:  # sold already, and stepped on without a reset: nothing is left to move on
+        return 0.0, True, False
     share = decision[0]
     hindsight = share == ORACLE
     if hindsight:

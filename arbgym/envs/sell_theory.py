@@ -59,9 +59,12 @@ def solve(config: SellConfig) -> Solution:
         start, below = (config.initial_level - config.mean_level) / level_sd, False
     else:
         raise ValueError(f"process = {config.process!r}; accepted are put, ou")
+    place = np.clip((after - grid[0]) / (grid[1] - grid[0]), 0.0, _GRID - 1.000001)
+    left = place.astype(np.int64)
+    share = place - left
     value, thresholds = payoff.copy(), np.empty(steps)
     for date in range(steps - 1, -1, -1):
-        waiting = discount * (np.interp(after, grid, value) @ weights)
+        waiting = discount * ((value[left] * (1.0 - share) + value[left + 1] * share) @ weights)
         thresholds[date] = _crossing(grid, payoff - waiting, below)
         value = np.maximum(payoff, waiting)
     return Solution(float(np.interp(start, grid, value)), thresholds, below)

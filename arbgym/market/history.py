@@ -36,6 +36,7 @@ HISTORY_STATE: list[Any] = [
     ("volume_short", "f8"),  # gross flow, share of the reserve
     ("volume_middle", "f8"),
     ("volume_long", "f8"),
+    ("congestion", "f8"),  # volume over SHORT steps over that over LONG steps
     ("large_short", "f8"),
     ("large_middle", "f8"),
     ("known_short", "f8"),
@@ -72,6 +73,7 @@ def start_history(s: Any) -> None:
     s.volume_short = 0.0
     s.volume_middle = 0.0
     s.volume_long = 0.0
+    s.congestion = 1.0
     s.large_short = 0.0
     s.large_middle = 0.0
     s.known_short = 0.0
@@ -79,6 +81,15 @@ def start_history(s: Any) -> None:
     s.log_depth = math.log(s.reserve) - 0.5 * log_price
     s.depth_change = 0.0
     s.depth_middle = s.log_depth
+
+
+@inner
+def see_volume(s: Any) -> None:
+    """Take the volume of the row in the state into its averages, and from them the congestion."""
+    gross = (s.bought + s.sold) / max(s.reserve, 1e-9)
+    s.volume_short += _A_SHORT * (gross - s.volume_short)
+    s.volume_long += _A_LONG * (gross - s.volume_long)
+    s.congestion = min(max((s.volume_short + 1e-9) / (s.volume_long + 1e-9), 0.1), 10.0)
 
 
 @inner
@@ -109,9 +120,8 @@ def see_step(s: Any, on_log_price: bool) -> None:
     s.flow_short += _A_SHORT * (net - s.flow_short)
     s.flow_middle += _A_MIDDLE * (net - s.flow_middle)
     s.flow_long += _A_LONG * (net - s.flow_long)
-    s.volume_short += _A_SHORT * (gross - s.volume_short)
     s.volume_middle += _A_MIDDLE * (gross - s.volume_middle)
-    s.volume_long += _A_LONG * (gross - s.volume_long)
+    see_volume(s)
     large, known = s.large_net * per_reserve, s.known_net * per_reserve
     s.large_short += _A_SHORT * (large - s.large_short)
     s.large_middle += _A_MIDDLE * (large - s.large_middle)

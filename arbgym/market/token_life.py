@@ -64,7 +64,6 @@ TOKEN_STATE: list[Any] = [
     ("large_net", "f8"),  # signed flow of large trades in the last step, quote
     ("known_net", "f8"),
     ("on_curve", "f8"),
-    ("congestion", "f8"),  # 1 in a typical step; multiplies gas and failures
 ]
 
 
@@ -88,7 +87,6 @@ def start_token(c: Any, s: Any, tvl: float, phase: int) -> None:
     s.sold = 0.0
     s.large_net = 0.0
     s.known_net = 0.0
-    s.congestion = 1.0
 
 
 @inner
@@ -105,7 +103,6 @@ def next_token(c: Any, s: Any, bucket: int, step_s: float) -> None:
     s.activity = c.activity_memory * s.activity + c.activity_shock * activity_z
     s.mood = c.mood_memory * s.mood + c.mood_shock * mood_z
     level = math.exp(s.activity)
-    s.congestion = level
     # money comes in amounts, not in shares: a pool that has grown above its first reserve moves less
     attention = min(s.first_reserve / s.reserve, 1.0)
     flow = c.bucket_flow[bucket] * c.phase_flow[s.phase] * level * attention * math.exp(c.volume_log_sd * volume_z)
@@ -191,4 +188,3 @@ def replay_token(tape: Floats, s: Any) -> None:
     s.large_net = tape[row, LARGE]
     s.known_net = tape[row, KNOWN]
     s.on_curve = tape[row, ON_CURVE]
-    s.congestion = 1.0

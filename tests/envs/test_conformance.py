@@ -31,6 +31,16 @@ def vector(id_: str, num_envs: int, **arguments: Any) -> NativeVectorEnv:
     return env
 
 
+# what makes every episode last all its steps whoever acts: selling ends one of ArbSell's, and so does an emptied pool
+STEADY: dict[str, dict[str, Any]] = {"ArbSell-v0": {"max_tranches": 1_000, "least_share": 1.0, "rug_reserve_share": 0.0}}
+
+
+def steady_action(env: NativeVectorEnv) -> Any:
+    """A random action that ends no episode before its time."""
+    action = actions_for(env, 1)[0]
+    return np.minimum(action, 3) if env.definition.id in STEADY else action
+
+
 def actions_for(env: NativeVectorEnv, steps: int, seed: int = 0) -> list[Any]:
     env.action_space.seed(seed)
     return [env.action_space.sample() for _ in range(steps)]
@@ -109,10 +119,10 @@ def test_batch_size_and_threads_change_nothing(id_: str) -> None:
 
 @pytest.mark.parametrize("id_", IDS)
 def test_same_step_and_next_step_autoreset_tell_the_same_story(id_: str) -> None:
-    same = vector(id_, 3, autoreset="same_step", episode_blocks=12)
-    following = vector(id_, 3, autoreset="next_step", episode_blocks=12)
+    same = vector(id_, 3, autoreset="same_step", episode_blocks=12, **STEADY.get(id_, {}))
+    following = vector(id_, 3, autoreset="next_step", episode_blocks=12, **STEADY.get(id_, {}))
     assert np.array_equal(same.reset(seed=5)[0], following.reset(seed=5)[0])
-    action = actions_for(same, 1)[0]
+    action = steady_action(same)
     resets = 0
     for _ in range(40):
         observations, rewards, terminated, truncated, infos = same.step(action)
@@ -211,8 +221,9 @@ def test_net_profit_is_the_sum_of_its_parts_and_the_reward(id_: str) -> None:
         env.step_in_place(action)
         total = env.info[parts[0]] - sum(env.info[part] for part in parts[1:])
         assert np.allclose(total, env.info["net_profit"], rtol=1e-9, atol=1e-9)
-        reward = env.info["net_profit"] - env.info.get("inventory_penalty", 0.0)
-        assert np.allclose(env.rewards * env.config.reward_scale_quote, reward, rtol=1e-12, atol=1e-12)
+        reward = env.info["net_profit"] - env.info.get("inventory_penalty", 0.0) - env.info.get("penalty", 0.0)
+        scale = env.info["cost_quote"] if id_ == "ArbSell-v0" else env.config.reward_scale_quote
+        assert np.allclose(env.rewards * scale, reward, rtol=1e-12, atol=1e-12)
         seen += np.abs(total).sum()
     assert seen > 0.0
 
@@ -225,13 +236,17 @@ def test_baselines_lie_between_waiting_and_the_oracle(id_: str) -> None:
     for name, baseline in env.definition.baselines().items():
         decide = baseline.fit(simulator)
         profits[name] = float(simulator.run(decide).sums["net_profit"].mean())
-    assert profits["wait"] == 0.0
     for name, profit in profits.items():
         assert profit <= profits["oracle"], name
-    assert 0.0 < profits["rule"] < profits["tuned_rule"] <= profits["history_rule"] * 1.02
+    if id_ == "ArbSell-v0":  # waiting is holding to the horizon, and the fees of a round trip are the least one can lose
+        assert profits["wait"] < profits["sell_now"] < 0.0 < profits["tuned_rule"]
+        assert max(profits["rule"], profits["atr_stop"]) <= profits["tuned_rule"] * 1.02
+    else:
+        assert profits["wait"] == 0.0
+        assert 0.0 < profits["rule"] < profits["tuned_rule"] <= profits["history_rule"] * 1.02
 
 
-@pytest.mark.parametrize("id_", IDS)
+@pytest.mark.parametrize("id_", sorted(set(IDS) - {"ArbSell-v0"}))  # whose hindsight is of the episode: test_sell_truths.py
 def test_no_action_beats_hindsight_in_its_own_block(id_: str) -> None:
     env = vector(id_, 2048)
     env.reset(seed=4)
