@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,9 +25,10 @@ import arbgym
 from agents.recipe import require, use_threads
 from arbgym.engine import NativeVectorEnv
 from arbgym.evaluation import TUNING_SEED, Simulator, decide_with
-from arbgym.models.boosted import BoostedExits
+from arbgym.market.token_tape import TIME_S, TokenTape
+from arbgym.models.boosted import LEAST_EPISODES, BoostedExits
 from arbgym.models.calibration import calibration
-from arbgym.models.exits import ExitPolicy, ExitPredictor, Labels, Mode, Watch
+from arbgym.models.exits import SCORES, ExitPolicy, ExitPredictor, Labels, Mode, Rows, Watch, prediction
 from arbgym.models.labels import drawdown_ahead, hindsight_sell, upside_left
 from arbgym.models.sequence import SequenceExits
 from arbgym.spec import Encoding, Field
@@ -171,9 +172,9 @@ class TCNRecipe(SupervisedRecipe):
 class Played(NamedTuple):
     """Episodes in which nothing was sold: observations of some moments, and what the position was worth at every one.
 
-    ``features`` float32 (R, D); ``episodes``, ``moments`` int64 (R,): the row and column of ``values`` that each is of;
-    ``values`` float64 (E, T + 1), net proceeds of selling all then, in quote currency; ``penalties`` (E, T + 1), what the world's
-    reward has taken off until then; ``lengths`` int64 (E,).
+    ``features`` float32 (R, D), or what ``hold_only`` was to keep of them; ``episodes``, ``moments`` int64 (R,): row and column
+    of ``values`` that each is of; ``values`` float64 (E, T + 1), net proceeds of selling all then, in quote currency;
+    ``penalties`` (E, T + 1), what the world's reward has taken off until then; ``lengths`` int64 (E,).
     """
 
     features: NDArray[np.float32]
@@ -184,10 +185,11 @@ class Played(NamedTuple):
     lengths: NDArray[np.int64]
 
 
-def hold_only(simulator: Simulator, every: int = 1) -> Played:
+def hold_only(simulator: Simulator, every: int = 1, keep: Callable[[Rows], Rows] | None = None) -> Played:
     """Play a simulator's episodes without selling; every ``every``-th moment of each is observed, from a moment that differs.
 
-    Raises ConfigError for an environment that does not say what a position is worth.
+    ``keep`` turns observations (N, D) into what is kept of them, where that is less. Raises ConfigError for an environment that
+    does not say what a position is worth.
     """
     env = simulator.make()
     names = env.definition.info
@@ -197,7 +199,7 @@ def hold_only(simulator: Simulator, every: int = 1) -> Played:
     hold = np.full((env.num_envs, len(env.definition.action)), env.definition.action[0].values[0])
     index = np.arange(env.num_envs)
     alive_now = np.ones(env.num_envs, dtype=np.bool_)
-    rows: list[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]] = []
+    rows: list[tuple[Rows, NDArray[np.int64], NDArray[np.int64]]] = []
     values: list[Floats] = []
     penalties: list[Floats] = [np.zeros(env.num_envs)]
 
@@ -208,7 +210,8 @@ def hold_only(simulator: Simulator, every: int = 1) -> Played:
             known = state["value"] if "value" in (state.dtype.names or ()) else np.full(env.num_envs, np.nan)
             values.append(np.array(known, dtype=np.float64))
         chosen = index[alive_now & ((moment + index) % every == 0) & (index < simulator.episodes)]
-        rows.append((env.observations[chosen], chosen, np.full(len(chosen), moment)))
+        seen = env.observations[chosen]
+        rows.append((seen if keep is None else keep(seen), chosen, np.full(len(chosen), moment)))
 
     def each(env: NativeVectorEnv, alive: NDArray[np.bool_]) -> None:
         info, over = env.info, env.terminated | env.truncated
@@ -242,7 +245,7 @@ def join(parts: list[Played]) -> Played:
     )
 
 
-def labelled(played: Played, labels: Labels) -> tuple[NDArray[np.float32], Labels, NDArray[np.int64]]:
+def labelled(played: Played, labels: Labels) -> tuple[Rows, Labels, NDArray[np.int64]]:
     """Features, labels and episodes of the observed moments at which there was something to decide."""
     at = played.episodes, played.moments
     rows = Labels(*(values[at] for values in labels))
@@ -274,13 +277,30 @@ class SupervisedModel:
 Config = RunConfig[SupervisedRecipe, Any]
 
 
-class _Spans(NamedTuple):
-    """Where a run's episodes lie: seeds of the first and how many, to learn from and to choose thresholds on."""
+class _Part(NamedTuple):
+    """Episodes to learn from or to choose thresholds on: those of the seeds from ``first`` on, and their order in time (E,)."""
 
+    module: str
+    arguments: dict[str, Any]
     first: int
-    episodes: int
-    tuning_first: int
-    tuning_episodes: int
+    order: NDArray[np.int64]
+
+    def play(self, together: int, every: int, keep: Callable[[Rows], Rows] | None = None) -> Played:
+        """All of them, ``together`` at a time: see ``hold_only``."""
+        starts = range(0, len(self.order), together)
+        sizes = [min(together, len(self.order) - start) for start in starts]
+        simulators = [
+            Simulator(self.module, self.arguments, self.first + start, size) for start, size in zip(starts, sizes, strict=True)
+        ]
+        return join([hold_only(simulator, every, keep) for simulator in simulators])
+
+    def steps(self) -> int:
+        """Steps of all of them, at most and about: those that the first ones may have, times their number."""
+        env = Simulator(self.module, self.arguments, self.first, min(len(self.order), 64)).make()
+        env.reset(seed=self.first)
+        state = env.core.batch.state
+        known = state["horizon_blocks"] if "horizon_blocks" in (state.dtype.names or ()) else env.config.episode_blocks
+        return int(np.mean(known) * len(self.order))
 
 
 def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
@@ -293,48 +313,56 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     use_threads(config.threads)
     definition = config.definition
     predictor = recipe.predictor(definition.observation, config.steps, config.seed, config.threads)
-    arguments = training_arguments(config)
-    spans = _spans(config, arguments)
+    learning, tuning = _parts(config)
 
     def learn(folder: Path, console: Console) -> Learned:
-        return _learn(config, predictor, arguments, spans, folder, console)
+        return _learn(config, predictor, learning, tuning, folder, console)
 
     return learn
 
 
-def _spans(config: Config, arguments: Mapping[str, Any]) -> _Spans:
-    episodes, tuning = config.agent.episodes, config.agent.tuning_episodes
+def _parts(config: Config) -> tuple[_Part, _Part]:
+    """Episodes to learn from, and to choose thresholds on: the last of the former in a replay. Raises ConfigError on too few."""
+    recipe, arguments, module = config.agent, training_arguments(config), arbgym.ENVIRONMENTS[config.environment]
     if "tape" not in arguments:
-        return _Spans(config.training_seed, episodes, TUNING_SEED, tuning)
-    entries = len(arguments["tape"].entries)  # episode s plays entry s modulo their number
-    episodes = min(episodes, entries)
-    first = config.training_seed + -config.training_seed % entries
-    held = min(max(round(episodes * VALIDATION_SHARE), 1), tuning)
-    return _Spans(first, episodes, first + episodes - held, held)
+        learning = _Part(module, arguments, config.training_seed, np.arange(recipe.episodes))
+        return learning, _Part(module, arguments, TUNING_SEED, np.arange(recipe.tuning_episodes))
+    tape: TokenTape = arguments["tape"]
+    count = min(recipe.episodes, len(tape.entries))
+    if count < LEAST_EPISODES:
+        raise ConfigError(f"data: {count} entries to learn from; accepted are {LEAST_EPISODES} or more")
+    entries = tape.entries[np.linspace(0, len(tape.entries) - 1, count).astype(np.int64)]
+    order = np.argsort(np.argsort(tape.rows[entries, TIME_S], kind="stable"))
+    late = order >= count - min(max(round(count * VALIDATION_SHARE), 1), recipe.tuning_episodes)
+
+    def part(chosen: NDArray[np.bool_], seed: int) -> _Part:
+        number = int(chosen.sum())
+        of_them = arguments | ({"tape": tape.with_entries(entries[chosen])} if number else {})
+        # the world of seed s plays entry s modulo their number
+        return _Part(module, of_them, seed + -seed % max(number, 1), order[chosen])
+
+    return part(order >= 0, config.training_seed), part(late, TUNING_SEED)
 
 
-def _learn(
-    config: Config, predictor: ExitPredictor, arguments: dict[str, Any], spans: _Spans, folder: Path, console: Console
-) -> Learned:
+def _learn(config: Config, predictor: ExitPredictor, learning: _Part, tuning: _Part, folder: Path, console: Console) -> Learned:
     recipe = config.agent
     begun = time.perf_counter()
     with StopSignal() as stop, _Watched(config, folder, stop) as watched:
-        every = max(math.ceil(spans.episodes * int(config.world.episode_blocks) / recipe.rows), 1)
-        played = _play(config, arguments, spans.first, spans.episodes, every)
+        played = learning.play(recipe.environments, max(math.ceil(learning.steps() / recipe.rows), 1))
         features, labels, episodes = labelled(played, recipe.labels(played))
         known = time.perf_counter()
         console.print(f"learning from {len(features):,} moments of {len(played.lengths):,} episodes in which nothing was sold")
-        predictor.fit(features, labels, episodes, watched.see)
+        predictor.fit(features, labels, learning.order[episodes], watched.see)
         fitted = time.perf_counter()
         policy = recipe.policy(predictor, config.definition.observation)
         chosen: dict[str, Any] = {"rows": len(features), "episodes": len(played.lengths), "steps": watched.steps}
-        if spans.tuning_episodes:
-            tuning = _play(config, arguments, spans.tuning_first, spans.tuning_episodes, 1)
-            policy = tuned_on(policy, tuning)
-            chosen["calibration"] = calibrations(predictor, tuning, recipe)
+        if len(tuning.order):
+            seen = tuning.play(recipe.environments, 1, predictor.scores)
+            policy = tuned_on(policy, seen)
+            chosen["calibration"] = calibrations(seen, recipe)
     tuned = time.perf_counter()
     bars = {f"{name}_threshold": getattr(policy, f"{name}_threshold") for name in policy.names}
-    chosen = {"mode": policy.mode, **bars, "tuning_episodes": spans.tuning_episodes, **chosen}
+    chosen = {"mode": policy.mode, **bars, "tuning_episodes": len(tuning.order), **chosen}
     write_atomically(folder / PREDICTOR, (json.dumps(chosen, indent=1) + "\n").encode())
     told = ", ".join(f"{name.replace('_', ' ')} {bar:g}" for name, bar in bars.items())
     console.print(f"fitted in {fitted - known:.1f} s; {told}, chosen in {tuned - fitted:.1f} s", soft_wrap=True)
@@ -350,23 +378,13 @@ def _learn(
     return Learned(SupervisedModel(policy, chosen), steps, recipe.unit, watched.stopped_by, speed)
 
 
-def _play(config: Config, arguments: dict[str, Any], first: int, episodes: int, every: int) -> Played:
-    module, together = arbgym.ENVIRONMENTS[config.environment], config.agent.environments
-    return join(
-        [
-            hold_only(Simulator(module, arguments, first + k, min(together, episodes - k)), every)
-            for k in range(0, episodes, together)
-        ]
-    )
-
-
 def tuned_on(policy: ExitPolicy, played: Played) -> ExitPolicy:
-    """The policy with the thresholds that would have brought the most in episodes whose every moment was observed.
+    """The policy with the thresholds that would have brought the most in episodes; their scores were kept at every moment.
 
     Nothing is played again: until its sale a policy sees what was seen, and a sale brings what the position was worth, but for
     the time it takes to land and for failures, which fall on all thresholds alike.
     """
-    scores, rows = policy.scores(played.features), np.arange(len(played.values))
+    scores, rows = played.features[:, [SCORES.index(name) for name in policy.names]], np.arange(len(played.values))
 
     def simulate(candidate: ExitPolicy) -> float:
         sells = candidate.margin_of(scores) > 0.0
@@ -385,12 +403,12 @@ def profit(simulator: Simulator, policy: ExitPolicy) -> float:
     return total - float(np.sum(sums["penalty"])) if "penalty" in sums else total
 
 
-def calibrations(predictor: ExitPredictor, played: Played, recipe: SupervisedRecipe) -> dict[str, Any]:
-    """How well the two probabilities are calibrated on episodes: see ``arbgym.models.calibration``."""
-    features, labels, _ = labelled(played, recipe.labels(played))
-    if not len(features):
+def calibrations(played: Played, recipe: SupervisedRecipe) -> dict[str, Any]:
+    """How well the two probabilities foretell what came, from the scores that were kept: see ``arbgym.models.calibration``."""
+    scores, labels, _ = labelled(played, recipe.labels(played))
+    if not len(scores):
         return {}
-    found = predictor.predict(features)
+    found = prediction(scores)
     return {
         "drawdown": calibration(found.drawdown, labels.drawdown),
         "sell": calibration(found.sell, labels.sell),

@@ -19,13 +19,15 @@ from rich.console import Console
 
 from agents.export import export
 from arbgym.envs.sell import DEFINITION
-from arbgym.models.exits import ExitPolicy
+from arbgym.market.token_tape import COLUMNS, PRICE, TIME_S, TokenTape
+from arbgym.models.exits import SCORES, ExitPolicy
 from experiments.config import ConfigError, EvaluationConfig, RunConfig
 from experiments.supervised import (
     GBMRecipe,
     Played,
     SupervisedRecipe,
     TCNRecipe,
+    _parts,
     hold_only,
     join,
     labelled,
@@ -98,21 +100,22 @@ def test_labels_belong_to_their_moments() -> None:
 class Patient:
     """Scores that fall with the time left, as the upside: a threshold is a time to sell at."""
 
-    def scores(self, features: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    def scores(self, features: np.ndarray, names: tuple[str, ...] = SCORES) -> np.ndarray:
         left = features[:, [field.name for field in DEFINITION.observation].index("time_left")]
-        return np.stack([left, 0.0 * left - 5.0], axis=1)[:, : len(names)].astype(np.float32)
+        return np.stack([left, 0.0 * left - 5.0, 0.0 * left], axis=1)[:, : len(names)].astype(np.float32)
 
 
 def test_thresholds_are_chosen_by_what_a_sale_would_have_brought() -> None:
     """At no latency, failures or congestion the choice's own arithmetic is what playing for real gives, and it chose the best."""
     simulator = Simulator(SELL, {**SMOOTH, "holding_penalty_per_hour": 0.1}, seed=5, episodes=64)
-    played = hold_only(simulator)
-    start = ExitPolicy(Patient(), DEFINITION.observation, drawdown_threshold=1.0)  # type: ignore[arg-type]
+    predictor = Patient()
+    played, everything = hold_only(simulator, 1, predictor.scores), hold_only(simulator)
+    start = ExitPolicy(predictor, DEFINITION.observation, drawdown_threshold=1.0)  # type: ignore[arg-type]
     tuned = tuned_on(start, played)
     earned = profit(simulator, tuned)
     others = [profit(simulator, dataclasses.replace(start, upside_threshold=bar)) for bar in np.linspace(0.0, 1.8, 12)]
     assert earned > profit(simulator, start) and earned >= np.quantile(others, 0.8)
-    sells = tuned.predict(played.features)[:, 0] == 1
+    sells = tuned.predict(everything.features)[:, 0] == 1
     first = played.lengths.copy()
     np.minimum.at(first, played.episodes[sells], played.moments[sells])
     rows = np.arange(64)
@@ -145,6 +148,49 @@ def test_a_run_learns_tunes_and_exports(agent: SupervisedRecipe, tmp_path: Path)
     seen = hold_only(Simulator(SELL, made.environment_arguments(), 50, 100)).features
     content, golden = export(model, seen)
     assert golden.actions.dtype == np.int64 and len(content) > 1_000
+
+
+def tape(tokens: int, steps: int = 80) -> TokenTape:
+    """Tokens launched in the reverse of their order in the file; a rise in buying foretells a rise of the price."""
+    rng, parts = np.random.default_rng(3), []
+    for token in range(tokens):
+        mood = np.cumsum(rng.normal(0.0, 0.2, steps)) * 0.98
+        price = np.exp(np.cumsum(np.roll(np.tanh(mood), 1) * 0.05 + rng.normal(0.0, 0.02, steps)))
+        rows = np.zeros((steps, len(COLUMNS)))
+        column = dict(zip(COLUMNS, rows.T, strict=True))
+        column["time_s"][:] = (tokens - token) * 1e5 + 30.0 * np.arange(steps)
+        column["age_s"][:] = 30.0 * np.arange(steps)
+        column["price_quote"][:] = column["high_quote"][:] = column["low_quote"][:] = price
+        column["buy_quote"][:], column["sell_quote"][:] = 1e3 * (1.0 + np.tanh(mood)), 1e3 * (1.0 - np.tanh(mood))
+        column["reserve_quote"][:] = 3e4
+        parts.append(rows)
+    starts = np.arange(tokens + 1) * steps
+    return TokenTape(np.concatenate(parts), starts, tuple(f"token{k:03d}" for k in range(tokens)), 30.0)
+
+
+def test_a_replay_learns_from_earlier_tokens_and_chooses_on_later_ones(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.parquet"
+    whole = tape(60)
+    whole.save(path)
+    agent = GBMRecipe(leaves=7, least_rows=20, **{**SMALL, "episodes": 40})
+    made = config(agent, tmp_path, 15, feed="replay", data=path)
+    learning, tuning = _parts(made)
+    times = [whole.rows[part.arguments["tape"].entries, TIME_S] for part in (learning, tuning)]
+    assert len(times[0]) == 40 and len(times[1]) == 8 and set(times[1]) == set(np.sort(times[0])[-8:])
+    held_out = np.sort(whole.rows[whole.entries, TIME_S])[-18:]
+    assert not set(times[0]) & set(held_out)
+    assert np.array_equal(np.argsort(np.argsort(times[0])), learning.order)
+    seeds = learning.first + np.arange(40)
+    assert np.array_equal(seeds % 40, np.arange(40))
+    played = learning.play(16, 1)
+    entry_prices = whole.rows[learning.arguments["tape"].entries, PRICE]
+    assert len(played.lengths) == 40 and np.all(played.lengths >= 70) and len(set(entry_prices)) > 10
+    learned = prepare(made, None)(tmp_path, Console(quiet=True))
+    assert learned.model.chosen["episodes"] == 40 and learned.model.chosen["tuning_episodes"] == 8
+    few = config(agent, tmp_path, 15, feed="replay", data=path)
+    tape(12).save(path)
+    with pytest.raises(ConfigError, match="entries to learn from; accepted are 10"):
+        prepare(few, None)
 
 
 def test_what_cannot_be_run_is_refused_by_name(tmp_path: Path) -> None:
