@@ -23,7 +23,7 @@ from stable_baselines3.common.logger import configure
 
 import arbgym
 from agents.recipe import require, use_threads
-from arbgym.engine import NativeVectorEnv
+from arbgym.engine import Definition, NativeVectorEnv
 from arbgym.evaluation import TUNING_SEED, Simulator, decide_with
 from arbgym.market.token_tape import TIME_S, TokenTape
 from arbgym.models.boosted import LEAST_EPISODES, BoostedExits
@@ -192,10 +192,7 @@ def hold_only(simulator: Simulator, every: int = 1, keep: Callable[[Rows], Rows]
     does not say what a position is worth.
     """
     env = simulator.make()
-    names = env.definition.info
-    missing = [name for name in _NEEDED if name not in names]
-    if missing:
-        raise ConfigError(f"environment {env.definition.id}: info has no {missing[0]}; accepted is one with a position to sell")
+    _require_position(env.definition)
     hold = np.full((env.num_envs, len(env.definition.action)), env.definition.action[0].values[0])
     index = np.arange(env.num_envs)
     alive_now = np.ones(env.num_envs, dtype=np.bool_)
@@ -225,6 +222,12 @@ def hold_only(simulator: Simulator, every: int = 1, keep: Callable[[Rows], Rows]
     features, episodes, moments = (np.concatenate(parts) for parts in zip(*rows, strict=True))
     worths, taken = (np.stack(columns, axis=1)[: simulator.episodes] for columns in (values, penalties))
     return Played(features, episodes, moments, worths, taken, totals.lengths)
+
+
+def _require_position(definition: Definition) -> None:
+    missing = [name for name in _NEEDED if name not in definition.info]
+    if missing:
+        raise ConfigError(f"environment {definition.id}: info has no {missing[0]}; accepted is one with a position to sell")
 
 
 def join(parts: list[Played]) -> Played:
@@ -312,6 +315,7 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
         raise ConfigError(f"{recipe.needs} is not installed; accepted is an environment with the extra train")
     use_threads(config.threads)
     definition = config.definition
+    _require_position(definition)
     predictor = recipe.predictor(definition.observation, config.steps, config.seed, config.threads)
     learning, tuning = _parts(config)
 
