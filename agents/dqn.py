@@ -42,6 +42,8 @@ class DQNRecipe:
     """share of it that is left at the end of training (linear)"""
     gamma: float = 0.0
     """discount per step; 0, as a block of ArbFlash is nearly a bandit"""
+    steps_ahead: int = 1
+    """rewards summed before the value of the state behind them counts: n-step returns; more carry a late reward back sooner"""
     target_interval: int = 50_000
     """environment steps between copies to the target network"""
     exploration_share: float = 0.3
@@ -67,6 +69,7 @@ class DQNRecipe:
         require("learning_rate", self.learning_rate, 1e-9, 1.0)
         require("final_learning_rate_share", self.final_learning_rate_share, 0.0, 1.0)
         require("gamma", self.gamma, 0.0, 1.0)
+        require("steps_ahead", self.steps_ahead, 1, 10_000)
         require("target_interval", self.target_interval, 1, 1_000_000_000)
         require("exploration_share", self.exploration_share, 1e-6, 1.0)
         require("final_exploration", self.final_exploration, 0.0, 1.0)
@@ -95,6 +98,7 @@ class DQNRecipe:
             gamma=self.gamma,
             train_freq=1,
             gradient_steps=self.gradient_steps,
+            n_steps=self.steps_ahead,
             target_update_interval=self.target_interval,
             exploration_fraction=self.exploration_share,
             exploration_final_eps=self.final_exploration,

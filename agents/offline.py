@@ -47,6 +47,9 @@ class OfflineRecipe:
     """share of it that is left at the end of training (linear)"""
     gamma: float = 0.0
     """discount per step; 0, as a block is nearly a bandit"""
+    steps_ahead: int = 1
+    """recorded rewards summed before the value of the state behind them is asked (n-step returns); more carries a late reward
+    back faster, and leans on what the recorded policy did meanwhile"""
     hidden: tuple[int, ...] = (64, 64)
     """widths of the ReLU layers of each network"""
     cloning: bool = True
@@ -58,6 +61,7 @@ class OfflineRecipe:
         require("learning_rate", self.learning_rate, 1e-9, 1.0)
         require("final_learning_rate_share", self.final_learning_rate_share, 0.0, 1.0)
         require("gamma", self.gamma, 0.0, 1.0)
+        require("steps_ahead", self.steps_ahead, 1, 10_000)
         require_hidden("hidden", self.hidden)
 
     @property
@@ -200,10 +204,13 @@ class Buffer:
     """The part of d3rlpy's replay buffer that its training loop reads, with batches gathered in one piece.
 
     Steps are drawn with replacement by a generator of its own, so the same seed draws the same batches. Rewards are handed out in
-    standard deviations of all rewards, so a recipe's numbers mean the same in every world.
+    standard deviations of all rewards, so a recipe's numbers mean the same in every world. ``steps_ahead`` rewards, discounted by
+    ``gamma``, are summed up to the end of the episode at most.
     """
 
-    def __init__(self, data: Transitions, space: gymnasium.spaces.Space[Any], seed: Any) -> None:
+    def __init__(
+        self, data: Transitions, space: gymnasium.spaces.Space[Any], seed: Any, steps_ahead: int = 1, gamma: float = 0.0
+    ) -> None:
         from d3rlpy.constants import ActionSpace
         from d3rlpy.dataset import DatasetInfo, Signature
 
@@ -212,6 +219,10 @@ class Buffer:
         self._data, self._generator = data, np.random.default_rng(seed)
         self._actions = data.actions.astype(np.float32)
         self._rewards = (data.rewards / (float(data.rewards.std()) or 1.0)).astype(np.float32)
+        self._ahead, self._gamma = steps_ahead, gamma
+        # an episode's steps have observations that follow one another; where that breaks off, its last step is
+        last = np.append(np.flatnonzero(np.diff(data.rows) != 1), len(data) - 1)
+        self._left = np.minimum(last[np.searchsorted(last, np.arange(len(data)))] - np.arange(len(data)) + 1, steps_ahead)
         self.dataset_info = DatasetInfo(
             observation_signature=Signature([np.dtype(np.float32)], [shape]),
             action_signature=Signature([np.dtype(np.int64 if discrete else np.float32)], [(width,)]),
@@ -226,15 +237,18 @@ class Buffer:
 
         data = self._data
         drawn = self._generator.integers(0, len(data), batch_size)
-        rows, actions = data.rows[drawn], self._actions[drawn]
+        rows, actions, left = data.rows[drawn], self._actions[drawn], self._left[drawn]
+        rewards = self._rewards[drawn]
+        for k in range(1, self._ahead):
+            rewards = rewards + np.float32(self._gamma**k) * self._rewards[np.minimum(drawn + k, len(data) - 1)] * (k < left)
         return TransitionMiniBatch(
             observations=data.observations[rows],
             actions=actions,
-            rewards=self._rewards[drawn, None],
-            next_observations=data.observations[rows + 1],
+            rewards=rewards[:, None],
+            next_observations=data.observations[rows + left],
             next_actions=actions,
-            terminals=data.terminals[drawn, None].astype(np.float32),
-            intervals=np.ones((batch_size, 1), dtype=np.float32),
+            terminals=data.terminals[drawn + left - 1, None].astype(np.float32),
+            intervals=left[:, None].astype(np.float32),
             transitions=(),
         )
 

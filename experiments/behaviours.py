@@ -8,7 +8,9 @@ mixture  each episode is played by one of four, drawn with equal probability: ra
 FOLDER   an exported policy or a run's (noise 0.05)
 ======== ======================================================================================================================
 
-Rules choose their numbers on tuning worlds (or the earlier span of a tape), as they do when they are judged.
+Where one action ends the episode (ArbSell-v0), noise is ten times rarer and random play acts in a step with probability 0.03:
+else nothing of what comes later would be recorded. Rules choose their numbers on tuning worlds (or the earlier span of a tape),
+as they do when they are judged.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from experiments.worlds import training_arguments
 
 NAMED = ("random", "rule", "mixture")
 NOISE, EXPLORING = 0.05, 0.3
+# environments in which acting ends the episode: noise is multiplied by the first, random play acts with the second probability
+_PATIENT = {"ArbSell-v0": (0.1, 0.03)}
 _TUNING_EPISODES = 128
 
 Act = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -63,6 +67,9 @@ class Behaviour:
 
         def act(observations: NDArray[np.float32]) -> NDArray[Any]:
             actions = self._random(generator, episodes)
+            if self.definition.id in _PATIENT:
+                holds = generator.random(episodes) >= _PATIENT[self.definition.id][1]
+                actions[holds] = -1.0 if self.encoding == "continuous" else 0
             for player, mine in zip(self.players, rows, strict=True):
                 if player.rule is not None and len(mine):
                     decisions = self._disturb(player.rule(observations[mine]), player.noise, generator)
@@ -89,6 +96,7 @@ class Behaviour:
         anything between them.
         """
         disturbed = decisions.copy()
+        noise *= _PATIENT.get(self.definition.id, (1.0, 1.0))[0]
         for a, choice in enumerate(self.definition.action):
             rows = np.flatnonzero(generator.random(len(decisions)) < noise)
             if choice.ordered:

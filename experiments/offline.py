@@ -128,7 +128,10 @@ def _learn(config: Config, team: dict[str, OfflineModel], dataset: Dataset, fold
     begun_at = learner.steps
     data = dataset.data
     console.print(f"learning from {len(data):,} steps of {dataset.episodes:,} episodes in {dataset.path}")
-    buffers = {name: Buffer(data, model.action_space, (config.seed, begun_at, k)) for k, (name, model) in enumerate(team.items())}
+    buffers = {
+        name: Buffer(data, model.action_space, (config.seed, begun_at, k), recipe.steps_ahead, recipe.gamma)
+        for k, (name, model) in enumerate(team.items())
+    }
     watch = _Watch(config, team, folder, console)
     seconds = None if config.minutes is None else 60.0 * config.minutes
     begun, stopped_by, saved = time.perf_counter(), "steps", begun_at
