@@ -17,12 +17,15 @@ import arbgym
 from arbgym.evaluation import TUNING_SEED, Decide, Floats, Simulator
 from arbgym.market.token_tape import TokenTape
 from arbgym.spec import decode
-from experiments.config import RUNS, ConfigError, RunConfig, default_config, definition_of
+from experiments.config import RUNS, ConfigError, RecordConfig, RunConfig, Setting, default_config, definition_of
+from experiments.learning import Learn
 
 ENVIRONMENT = "ArbSell-v0"
 MODULE = arbgym.ENVIRONMENTS[ENVIRONMENT]
 _TUNING_EPISODES = 512  # that a rule may search its numbers on, spread over the training span
 _WORLDS_PER_FOLD = 10_000  # tuning worlds of a fold, where worlds are simulated
+_RECORDINGS = 8  # of each entry, for learners that do not act: it is played by somebody else each time
+_RECORDED_TOGETHER = 256  # episodes: a recorded one may last thousands of steps
 Scores = Mapping[str, tuple[Floats, Floats]]
 
 
@@ -90,6 +93,17 @@ class FoldConfig(RunConfig[Any, Any]):
         return super().environment_arguments() | ({} if self.tape is None else {"feed": "replay", "tape": self.tape})
 
 
+@dataclass(frozen=True, kw_only=True)
+class FoldRecording(RecordConfig[Any]):
+    """The recording of a dataset for learners that do not act: the fold's training entries, by whoever plays."""
+
+    tape: TokenTape | None = None
+
+    def environment_arguments(self) -> dict[str, Any]:
+        """See ``Setting.environment_arguments``; with the fold's tape."""
+        return super().environment_arguments() | ({} if self.tape is None else {"feed": "replay", "tape": self.tape})
+
+
 def fold_config(
     name: str, world: FoldWorld, *, quick: bool, steps: int | None = None, minutes: float | None = None
 ) -> FoldConfig:
@@ -114,9 +128,8 @@ def _learner(name: str, quick: bool, steps: int | None, minutes: float | None) -
     def fit(world: FoldWorld, console: Console) -> Fitted:
         config = fold_config(name, world, quick=quick, steps=steps, minutes=minutes)
         folder = world.folder / name
-        learn = _prepare(config)
         folder.mkdir(parents=True)
-        learned = learn(folder, console)
+        learned = _prepare(config, folder, console)(folder, console)
         choices, model = config.definition.action, learned.model
 
         def decide(observations: NDArray[np.float32]) -> Floats:
@@ -130,17 +143,29 @@ def _learner(name: str, quick: bool, steps: int | None, minutes: float | None) -
     return fit
 
 
-def _prepare(config: FoldConfig) -> Any:
-    """The training of a configuration, refused or ready to go."""
+def _prepare(config: FoldConfig, folder: Path, console: Console) -> Learn:
+    """The training of a configuration, refused or ready to go. What does not act gets a dataset of the fold first."""
     from agents.offline import OfflineRecipe
-    from experiments import online
-    from experiments.supervised import SupervisedRecipe, prepare
+    from experiments import offline, online, supervised
+    from experiments.datasets import require_offline
 
-    if isinstance(config.agent, SupervisedRecipe):
-        return prepare(config, None)
+    if isinstance(config.agent, supervised.SupervisedRecipe):
+        return supervised.prepare(config, None)
     if isinstance(config.agent, OfflineRecipe):
-        raise ConfigError(f"{config.name} learns from a recorded dataset, and there is none for this fold's training span")
+        require_offline()
+        dataset = _recorded(config, config.agent, folder / offline.DATASET, console)
+        return offline.prepare(dataclasses.replace(config, agent=dataclasses.replace(config.agent, dataset=dataset)), None)
     return online.prepare(config, None)
+
+
+def _recorded(config: FoldConfig, recipe: Any, out: Path, console: Console) -> Path:
+    """The folder of a dataset of the fold's training worlds."""
+    from experiments.datasets import record
+
+    episodes = recipe.episodes if config.tape is None else min(recipe.episodes, _RECORDINGS * len(config.tape.entries))
+    values = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(Setting)}
+    played = {"policy": recipe.policy, "episodes": episodes, "environments": min(recipe.environments, _RECORDED_TOGETHER)}
+    return record(FoldRecording(**{**values, **played, "tape": config.tape, "out": out}), console)
 
 
 def _scores(config: FoldConfig, model: Any) -> Callable[[Simulator], Scores] | None:

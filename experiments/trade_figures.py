@@ -132,7 +132,11 @@ def histogram_figure(result: Mapping[str, Any]) -> Picture:
         axes.set_visible(False)
     figure.supxlabel("return of a trade, %", fontsize=11)
     figure.supylabel("% of the trades", fontsize=11)
-    return "Returns", "Common bins, each panel on its own scale; the outer bins hold all that lies beyond them.", _svg(figure)
+    return (
+        "Distribution of returns",
+        "Common bins, each panel on its own scale; the outer bins hold all that lies beyond them.",
+        _svg(figure),
+    )
 
 
 def calibration_figure(calibration: Mapping[str, Mapping[str, Any]]) -> Picture:
@@ -154,7 +158,7 @@ def calibration_figure(calibration: Mapping[str, Mapping[str, Any]]) -> Picture:
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     figure.supxlabel("predicted probability", fontsize=11)
-    figure.supylabel("share of the moments in which it came true", fontsize=11)
+    figure.supylabel("share that came true", fontsize=11)
     note = "On the diagonal a predictor is honest; dots are larger where more moments are; dotted: how often it happens at all."
     return "Calibration of the predictors", note, _svg(figure)
 

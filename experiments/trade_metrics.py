@@ -17,8 +17,9 @@ all costs included. What the names in ``FIGURES`` mean:
 | holding_s | s | mean time for which a position was held, each part of it as long as it was |
 | exit_* | 1 | mean share of a position that left by each reason |
 
-A figure that does not exist (a ratio over 0, no trades) is NaN. Intervals are percentile bootstraps (Efron 1979) that draw whole
-clusters with replacement: all trades of a token stay together, since they share its price (Cameron, Gelbach and Miller 2008).
+A figure that does not exist (a ratio over 0, no trades) is NaN, and None in JSON; so is one that more than 5 % of the bootstrap's
+samples do not have, as a share of hindsight's profit where that may as well be a loss. Intervals are percentile bootstraps
+(Efron 1979) that draw whole clusters with replacement: all trades of a token stay together, since they share its price (Cameron, Gelbach and Miller 2008).
 Drawn trades keep their order of entry. Trades of different tokens at the same time share the market too: no interval here knows
 of that, which is why a report shows each fold as well.
 """
@@ -45,7 +46,7 @@ FIGURES = (
 TAIL = 0.05
 DRAWS = 2_000
 LEAST_CLUSTERS = 2  # to say anything about how they differ
-_FINITE_SHARE = 0.95  # of the draws in which a figure has to exist, or it has no interval
+_FINITE_SHARE = 0.95  # of the draws in which a figure has to exist
 
 
 class Interval(TypedDict):
@@ -238,8 +239,8 @@ def paired_difference(subject: Trades, other: Trades, draws: int = DRAWS, seed: 
 
 def _interval(value: float, drawn: Floats) -> Interval:
     known = drawn[~np.isnan(drawn)]
-    if np.isnan(value) or len(known) < _FINITE_SHARE * len(drawn):
-        return Interval(mean=_number(value), low=None, high=None)
+    if np.isnan(value) or len(known) < _FINITE_SHARE * len(drawn):  # as a share of a sum that may as well be below 0
+        return Interval(mean=None, low=None, high=None)
     low, high = np.quantile(known, [0.025, 0.975], method="inverted_cdf")  # an order statistic, as a draw may be infinite
     return Interval(mean=_number(value), low=_number(low), high=_number(high))
 

@@ -145,8 +145,15 @@ class Walk:
         self.trades.setdefault(name, []).append(trades)
 
 
-def run(settings: Settings, console: Console | None = None, extra: Mapping[str, Fit] | None = None) -> Path:
-    """The whole walk; returns the folder of its results. ``extra`` are further policies to judge, by name.
+def run(
+    settings: Settings,
+    console: Console | None = None,
+    extra: Mapping[str, Fit] | None = None,
+    baselines: Mapping[str, Fit] | None = None,
+) -> Path:
+    """The whole walk; returns the folder of its results.
+
+    ``extra`` are further policies to judge, by name; ``baselines`` stand in for the environment's, the oracle among them.
 
     Raises ValueError, before anything is written, for settings or data that are refused.
     """
@@ -155,7 +162,7 @@ def run(settings: Settings, console: Console | None = None, extra: Mapping[str, 
         **learners(list(settings.policies), quick=settings.quick, steps=settings.steps, minutes=settings.minutes),
         **(extra or {}),
     }
-    baselines = rules()
+    baselines = baselines or rules()
     tape = None if settings.data is None else _entered(settings)
     folder = _new_folder(settings.out)
     spans = _spans(settings, tape, folder)

@@ -77,6 +77,9 @@ def test_what_does_not_exist_is_nan_and_none_in_an_interval() -> None:
     assert metrics.figure_intervals(trades([0.1, 0.2, 0.3]))["profit_factor"] == {"mean": None, "low": None, "high": None}
     one_token = metrics.figure_intervals(trades([0.1, -0.2, 0.3], token=[7, 7, 7]))["mean_return"]
     assert one_token["mean"] == pytest.approx(0.2 / 3) and one_token["low"] is None
+    uncertain = trades([0.1, -0.1, 0.2], oracle_profit_quote=np.array([-100.0, -100.0, 200.01]))
+    assert metrics.figures(uncertain)["oracle_share"] > 1_000.0  # of next to nothing
+    assert metrics.figure_intervals(uncertain)["oracle_share"] == {"mean": None, "low": None, "high": None}
     worthless = trades([0.1, -0.1], oracle_profit_quote=np.zeros(2))
     assert math.isnan(metrics.figures(worthless)["oracle_share"])
 

@@ -21,7 +21,7 @@ from arbgym.envs.sell import BUCKETS
 from arbgym.evaluation import HELD_OUT_SEED, TUNING_SEED
 from arbgym.market.token_tape import COLUMNS, ON_CURVE, TIME_S, TokenTape
 from experiments import folds, trade_comparison, trade_report
-from experiments.fold_policies import Fitted, FoldWorld
+from experiments.fold_policies import Fitted, FoldWorld, rules
 from experiments.folds import Fold, time_folds
 from experiments.trade_metrics import EXITS, Trades
 from experiments.walkforward import Settings, main, run
@@ -180,7 +180,14 @@ def test_the_page_needs_nothing_else_and_shows_every_failure() -> None:
     for word in ("Sharpe", "Sortino", "VaR", "CVaR", "profit factor", "max drawdown", "% of oracle", "win rate", "median return"):
         assert word in page.words
     assert "TapeError: <no> entries" in page.words and "ran [out]" in page.words
-    for title in ("Equity curve", "Drawdown", "Why positions were sold", "Returns", "By liquidity bucket", "By fold"):
+    for title in (
+        "Equity curve",
+        "Drawdown",
+        "Why positions were sold",
+        "Distribution of returns",
+        "By liquidity bucket",
+        "By fold",
+    ):
         assert title in page.words
 
 
@@ -339,7 +346,9 @@ def test_simulated_folds_are_bands_of_seeds(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return Fitted(hold)
 
-    folder = run(Settings(simulated=31, policies=(), folds=3, out=tmp_path), Console(file=io.StringIO()), {"stopping": stopping})
+    quick = {name: fit for name, fit in rules().items() if name in ("oracle", "wait")}
+    settings = Settings(simulated=31, policies=(), folds=3, out=tmp_path)
+    folder = run(settings, Console(file=io.StringIO()), {"stopping": stopping}, quick)
     result = walked(folder)
     bands = [range(world.test.seed, world.test.seed + world.test.episodes) for world in seen]
     assert len(bands) == 2 and bands[0].start == HELD_OUT_SEED and bands[0].stop == bands[1].start
