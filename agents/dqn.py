@@ -128,7 +128,9 @@ class WaitingDQN(DQN):
             if not isinstance(head, nn.Linear):
                 raise TypeError(f"value head {type(head).__name__}; accepted is Linear")
             with torch.no_grad():
-                head.bias[0] += waiting_value
+                head.weight.mul_(0.01)  # else the values' random start drowns what waiting is worth more
+                head.bias.zero_()
+                head.bias[0] = waiting_value
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

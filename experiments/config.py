@@ -226,11 +226,13 @@ _OFFLINE: dict[str, Encoding] = {"iql": "continuous", "cql": "discrete"}
 _SELL_PPO = _recipe(
     "agents.ppo",
     "PPORecipe",
-    rollout_steps=64,
-    minibatch=16_384,
+    environments=256,
+    rollout_steps=256,
+    minibatch=8_192,
     learning_rate=1e-3,
     gamma=1.0,
-    gae_lambda=0.95,
+    gae_lambda=0.99,
+    entropy_weight=0.0,
     acting_probability=0.02,
 )
 _SELL_DQN = _recipe(
@@ -274,7 +276,7 @@ RUNS: dict[str, Named] = {
     "ppo_sell": Named(
         environment="ArbSell-v0",
         agent=_SELL_PPO,
-        quick_agent={"environments": 256, "minibatch": 4_096},
+        quick_agent={"environments": 128, "minibatch": 4_096},
         action="discrete",
         steps=6_000_000,
         quick_steps=131_072,

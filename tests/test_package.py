@@ -10,6 +10,7 @@ import pytest
 
 import arbgym
 from arbgym.__main__ import main
+from arbgym.engine import load_definition
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -39,10 +40,13 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
     assert all(id_ in listed for id_ in arbgym.ENVIRONMENTS)
-    for id_ in arbgym.ENVIRONMENTS:
-        assert main(["info", id_, "--preset", "base"]) == 0
+    presets = {"ArbFlash-v0": "base", "ArbCross-v0": "base", "ArbSell-v0": "curve"}
+    number = {"base": '"block_time_s": 2.0', "curve": '"venue": "pumpswap"'}
+    for id_, module in arbgym.ENVIRONMENTS.items():
+        assert main(["info", id_, "--preset", presets[id_]]) == 0
         text = capsys.readouterr().out
-        assert "Observation" in text and "log_profit" in text and '"block_time_s": 2.0' in text
+        assert "Observation" in text and number[presets[id_]] in text
+        assert all(field.name in text for field in load_definition(module).observation)
 
 
 def test_check_and_bench(capsys: pytest.CaptureFixture[str]) -> None:
