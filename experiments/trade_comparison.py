@@ -60,7 +60,7 @@ def verdict(result: Mapping[str, Any], subjects: Sequence[str], rules: Sequence[
     silent = [name for name in subjects if means.get(name) is None]
     found = [f"{_list(silent)} {'has' if len(silent) == 1 else 'have'} no trades: see the folds."] if silent else []
     if not known:
-        return [*found, "There is no rule to compare with."]
+        return [*found, "No rule has trades, so there is nothing to compare with: the data is too small, or every fold failed."]
     best = max(known, key=lambda rule: means[rule])
     found.append(
         f"The best rule is {best}, with a mean return of {means[best]:+.2%} a trade; as it was picked on the trades shown here, "

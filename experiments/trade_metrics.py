@@ -19,9 +19,9 @@ all costs included. What the names in ``FIGURES`` mean:
 
 A figure that does not exist (a ratio over 0, no trades) is NaN, and None in JSON; so is one that more than 5 % of the bootstrap's
 samples do not have, as a share of hindsight's profit where that may as well be a loss. Intervals are percentile bootstraps
-(Efron 1979) that draw whole clusters with replacement: all trades of a token stay together, since they share its price (Cameron, Gelbach and Miller 2008).
-Drawn trades keep their order of entry. Trades of different tokens at the same time share the market too: no interval here knows
-of that, which is why a report shows each fold as well.
+(Efron 1979) that draw whole clusters with replacement (Cameron, Gelbach and Miller 2008): all trades of a token stay together,
+since they share its price. Drawn trades keep their order of entry. Trades of different tokens at the same time share the market
+too: no interval here knows of that, which is why a report shows each fold as well.
 """
 
 from __future__ import annotations

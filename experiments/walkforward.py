@@ -88,6 +88,11 @@ class Settings:
         presets = definition_of(ENVIRONMENT).presets
         if self.preset not in presets:
             raise ConfigError(f"preset = {self.preset!r}; accepted are {', '.join(presets)}")
+        process = definition_of(ENVIRONMENT).configure(self.preset).process
+        if self.data is not None and process != "pool":
+            raise ConfigError(
+                f"preset = {self.preset!r} has textbook prices ({process}); accepted with a tape is one with a pool"
+            )
 
 
 @dataclass

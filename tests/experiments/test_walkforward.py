@@ -369,6 +369,7 @@ def test_simulated_folds_are_bands_of_seeds(tmp_path: Path) -> None:
         ("--simulated 100 --preset old", "preset = 'old'"),
         ("--simulated 100 --policies ppo_flash", "policies: 'ppo_flash'"),
         ("--data missing.parquet --policies", "missing.parquet"),
+        ("--data {tape} --policies --preset put", "preset = 'put' has textbook prices"),
         ("--data {tape} --policies --signal nothing", "signal 'nothing'"),
         ("--data {tape} --policies --signal momentum:least_return=1e9", "no entry in"),
         ("--data {tape} --policies --folds 0", "folds = 0"),
