@@ -34,3 +34,17 @@ def test_every_module_the_readme_runs_exists() -> None:
     for module in modules:
         path = REPOSITORY / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_the_table_of_what_arbsell_observes_is_complete() -> None:
+    from arbgym.envs.sell import OBSERVATION
+
+    rows = re.findall(
+        r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.M
+    )
+    told = {name: (unit, float(scale), meaning) for name, unit, scale, meaning in rows if re.fullmatch(r"[\d.]+", scale)}
+    for entry in OBSERVATION:
+        if "_lag_" in entry.name:
+            assert f"{entry.name.rsplit('_', 1)[0]}_1 ... {entry.name.rsplit('_', 1)[0]}_16" in told
+        else:
+            assert told[entry.name] == (entry.unit, entry.scale, entry.meaning)
