@@ -66,6 +66,13 @@ def verdict(result: Mapping[str, Any], subjects: Sequence[str], rules: Sequence[
         f"The best rule is {best}, with a mean return of {means[best]:+.2%} a trade; as it was picked on the trades shown here, "
         "that flatters it."
     )
+    pairs = {name: result["paired"][name].get(best) for name in judged}
+    same = [name for name, pair in pairs.items() if pair and pair["mean"] == pair["low"] == pair["high"] == 0.0]
+    if same:
+        found.append(f"On every trade that it shares with {best}, the return of {_list(same)} is the same.")
+    judged = [name for name in judged if name not in same]
+    if same and not judged:
+        return found
     others = judged or [rule for rule in known if rule != best]
     if not others:
         return found

@@ -222,6 +222,13 @@ def test_the_verdict_says_what_the_data_cannot(count: int, gain: float, said: st
     assert ("too small" in sentences) == (abs(gain) < 0.1 or count < 30)
 
 
+def test_a_policy_that_does_as_the_best_rule_does() -> None:
+    made = some_trades(60, 0.0)
+    made["gbm_sell"] = made["rule"] = made["tuned_rule"]
+    sentences = result_of(made, ["gbm_sell"])["verdict"]
+    assert "the return of gbm_sell is the same" in sentences[-1]
+
+
 def test_without_a_judged_policy_the_rules_are_told_apart() -> None:
     made = some_trades(60, 0.0)
     del made["gbm_sell"]
