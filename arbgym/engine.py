@@ -498,11 +498,11 @@ def _autoreset_mode(autoreset: Autoreset) -> Any:
     return autoreset if modes is None else getattr(modes, autoreset.upper())
 
 
-def steps_per_second(environment: str, num_envs: int, seconds: float = 1.0, **arguments: Any) -> float:
-    """Environment steps per second with random actions through ``step_in_place``, after warm-up."""
+def steps_per_second(environment: str, num_envs: int, seconds: float = 1.0, waiting: bool = False, **arguments: Any) -> float:
+    """Environment steps per second with random actions, or with waiting, through ``step_in_place``, after warm-up."""
     env = NativeVectorEnv(environment, num_envs, **arguments)
     env.action_space.seed(0)
-    actions = [env.action_space.sample() for _ in range(16)]
+    actions = [env.action_space.sample() * (0 if waiting else 1) for _ in range(16)]
     env.reset(seed=0)
     for action in actions:
         env.step_in_place(action)

@@ -107,6 +107,9 @@ def rows() -> list[dict[str, Any]]:
         name = f"env.{id_}"
         rate = _best(partial(steps_per_second, module, NUM_ENVS, _SECONDS))
         found.append(_row(f"{name}.vector", rate, "steps/s", "env.peer.CartPole-v1.vector", rate / cartpole))
+        if id_ == "ArbSell-v0":  # whose random actions sell after a few steps, so that most of the time goes into new positions
+            holding = _best(partial(steps_per_second, module, NUM_ENVS, _SECONDS, waiting=True))
+            found.append(_row(f"{name}.vector.holding", holding, "steps/s", f"{name}.vector", holding / rate))
         threads = numba.get_num_threads()
         numba.set_num_threads(1)
         one_core = _best(partial(steps_per_second, module, NUM_ENVS, _SECONDS))

@@ -289,6 +289,22 @@ RUNS: dict[str, Named] = {
         steps=2_000_000,
         quick_steps=65_536,
     ),
+    "gbm_sell": Named(
+        environment="ArbSell-v0",
+        agent=_recipe("experiments.supervised", "GBMRecipe"),
+        quick_agent={"episodes": 512, "tuning_episodes": 256, "rows": 30_000},
+        action="discrete",
+        steps=400,
+        quick_steps=60,
+    ),
+    "tcn_sell": Named(
+        environment="ArbSell-v0",
+        agent=_recipe("experiments.supervised", "TCNRecipe"),
+        quick_agent={"episodes": 512, "tuning_episodes": 256, "rows": 30_000},
+        action="discrete",
+        steps=4_000,
+        quick_steps=300,
+    ),
     **{
         f"{algorithm}_{environment}": Named(
             environment=id_,

@@ -1,9 +1,9 @@
 """``python -m experiments.ladder``: what offline learners make of data of rising quality.
 
 For each learner and each rung (random, mixture, expert) a dataset is recorded, the learner and behaviour cloning are trained on
-it and judged on held-out worlds beside the policy that recorded it. Told is the paired difference with its 95 % interval: a learner
-that does not beat its behaviour policy has learned nothing, one that does not beat cloning could have been a copy. The expert is
-the exported policy of a run (--expert), the tuned rule without one.
+it and judged on held-out worlds beside the policy that recorded it. Told is the paired difference with its 95 % interval: a
+learner that does not beat its behaviour policy has learned nothing, one that does not beat cloning could have been a copy. The
+expert is the exported policy of a run (--expert), the tuned rule without one.
 
     .venv-offline/bin/python -m experiments.ladder --learners iql_sell cql_sell --expert runs/ppo_sell/STAMP
     .venv-offline/bin/python -m experiments.ladder --learners cql_flash --rungs mixture --steps 2000

@@ -21,7 +21,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,15 @@ from agents.offline import OfflineRecipe
 from arbgym import policy as policies
 from arbgym.engine import NativeVectorEnv
 from arbgym.policy import Golden
-from experiments import offline, online
-from experiments.config import RUNS, ConfigError, RunConfig, parse, to_json
+from experiments import offline, online, supervised
+from experiments.config import RUNS, ConfigError, Recipe, RunConfig, parse, to_json
 from experiments.judge import judge, print_table
-from experiments.learning import Learned
+from experiments.learning import Learn, Learned
 from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, last_checkpoint, write_atomically
 from experiments.provenance import git_revision, machine, versions
 from experiments.report import write_report
 from experiments.saved import CONFIG, RESULT, load_config
+from experiments.supervised import SupervisedRecipe
 from experiments.worlds import training_batch
 
 PARITY_OBSERVATIONS = 10_000
@@ -88,12 +89,13 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     Raises ValueError, before anything is written, when the configuration cannot be run.
     """
     console = console or Console()
+    if source is not None and isinstance(config.agent, SupervisedRecipe):
+        raise ConfigError(f"resume: {config.name} is fitted in one go and leaves no checkpoint; accepted is a new run of it")
     checkpoint = None if source is None else _checkpoint(source)
     if source is not None and isinstance(config.agent, OfflineRecipe):
         data = offline.dataset_of(config, source).resolve()
         config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dataset=data))
-    prepare = offline.prepare if isinstance(config.agent, OfflineRecipe) else online.prepare
-    learn = prepare(config, checkpoint)
+    learn = _preparation(config.agent)(config, checkpoint)
     folder = _new_folder(config)
     if source is not None and checkpoint is not None:
         _carry_over(source, checkpoint[0], folder)
@@ -101,6 +103,13 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
     _finish(learn(folder, console), config, folder, console)
     return folder
+
+
+def _preparation(recipe: Recipe) -> Callable[[RunConfig[Any, Any], tuple[Path, int] | None], Learn]:
+    """Who prepares a recipe's training: by acting, from recorded episodes, or from labels."""
+    if isinstance(recipe, OfflineRecipe):
+        return offline.prepare
+    return supervised.prepare if isinstance(recipe, SupervisedRecipe) else online.prepare
 
 
 def _finish(learned: Learned, config: RunConfig[Any, Any], folder: Path, console: Console) -> None:
