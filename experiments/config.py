@@ -209,6 +209,8 @@ class Named:
     quick_steps: int
     world: Mapping[str, Any] = field(default_factory=dict)
     """numbers of the world that training by this name changes"""
+    tuning_episodes: int = 256
+    """on which baselines choose their numbers: more where one position may earn what a hundred lose"""
 
 
 def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
@@ -280,6 +282,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=6_000_000,
         quick_steps=131_072,
+        tuning_episodes=1_024,
     ),
     "dqn_sell": Named(
         environment="ArbSell-v0",
@@ -288,6 +291,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=2_000_000,
         quick_steps=65_536,
+        tuning_episodes=1_024,
     ),
     "gbm_sell": Named(
         environment="ArbSell-v0",
@@ -296,6 +300,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=400,
         quick_steps=60,
+        tuning_episodes=1_024,
     ),
     "tcn_sell": Named(
         environment="ArbSell-v0",
@@ -304,6 +309,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=4_000,
         quick_steps=300,
+        tuning_episodes=1_024,
     ),
     **{
         f"{algorithm}_{environment}": Named(
@@ -314,6 +320,7 @@ RUNS: dict[str, Named] = {
             steps=8_000,
             quick_steps=300,
             world=world,
+            tuning_episodes=1_024 if environment == "sell" else 256,
         )
         for algorithm, action in _OFFLINE.items()
         for environment, id_, world in (
@@ -333,7 +340,7 @@ def default_config(name: str, preset: str | None = None, quick: bool = False) ->
     definition = definition_of(named.environment)
     preset = preset or definition.presets[0]
     agent: Any = named.agent()
-    evaluation = EvaluationConfig()
+    evaluation = EvaluationConfig(tuning_episodes=named.tuning_episodes)
     if quick:
         agent = dataclasses.replace(agent, **named.quick_agent)
         evaluation = EvaluationConfig(episodes=64, tuning_episodes=32)
