@@ -26,6 +26,8 @@ _TUNING_EPISODES = 512  # that a rule may search its numbers on, spread over the
 _WORLDS_PER_FOLD = 10_000  # tuning worlds of a fold, where worlds are simulated
 _RECORDINGS = 8  # of each entry, for learners that do not act: it is played by somebody else each time
 _RECORDED_TOGETHER = 256  # episodes: a recorded one may last thousands of steps
+Numbers = Mapping[str, Any]
+"""What a world is made of: ``preset``, and the fields of its configuration that differ from it."""
 Scores = Mapping[str, tuple[Floats, Floats]]
 
 
@@ -34,7 +36,7 @@ class FoldWorld:
     """Where a fold is fitted (on ``training``, None where worlds are simulated) and judged (on every entry of ``test`` once)."""
 
     number: int
-    preset: str
+    numbers: Numbers
     training: TokenTape | None
     test: Simulator
     folder: Path
@@ -42,7 +44,7 @@ class FoldWorld:
     @property
     def training_arguments(self) -> dict[str, Any]:
         """Keyword arguments of training environments."""
-        return {"preset": self.preset} | ({} if self.training is None else {"feed": "replay", "tape": self.training})
+        return dict(self.numbers) | ({} if self.training is None else {"feed": "replay", "tape": self.training})
 
     def tuning(self) -> Simulator:
         """Episodes of the training worlds for a rule to search its numbers on."""
@@ -108,8 +110,9 @@ def fold_config(
     name: str, world: FoldWorld, *, quick: bool, steps: int | None = None, minutes: float | None = None
 ) -> FoldConfig:
     """The configuration that trains a named run on a fold; each fold has seeds of its own."""
-    config = default_config(name, world.preset, quick)
+    config = default_config(name, world.numbers["preset"], quick)
     values = {entry.name: getattr(config, entry.name) for entry in dataclasses.fields(config)}
+    values["world"] = definition_of(ENVIRONMENT).configure(**world.numbers)
     changes = {"seed": world.number, "minutes": minutes, **({} if steps is None else {"steps": steps})}
     return FoldConfig(**{**values, **changes, "tape": world.training})
 

@@ -11,7 +11,7 @@ import numpy as np
 from arbgym.evaluation import HELD_OUT_SEED, Simulator
 from arbgym.market.token_tape import TIME_S, TokenTape
 from experiments.config import definition_of
-from experiments.fold_policies import ENVIRONMENT, MODULE, FoldWorld
+from experiments.fold_policies import ENVIRONMENT, MODULE, FoldWorld, Numbers
 from experiments.folds import Fold, held_out_tape, longest_horizon_s, time_folds, training_tape
 from experiments.trade_metrics import Floats, Ints
 
@@ -43,32 +43,32 @@ class Span:
         return len(self.entry)
 
 
-def embargo_of(tape: TokenTape, preset: str) -> float:
-    """One horizon, s: the longest among the tape's entries in the preset's liquidity buckets."""
-    return longest_horizon_s(tape, definition_of(ENVIRONMENT).configure(preset).buckets)
+def embargo_of(tape: TokenTape, numbers: Numbers) -> float:
+    """One horizon, s: the longest among the tape's entries in the world's liquidity buckets."""
+    return longest_horizon_s(tape, definition_of(ENVIRONMENT).configure(**numbers).buckets)
 
 
-def tape_spans(tape: TokenTape, count: int, preset: str, folder: Path, *, train_groups: int, expanding: bool) -> list[Span]:
+def tape_spans(tape: TokenTape, count: int, numbers: Numbers, folder: Path, *, train_groups: int, expanding: bool) -> list[Span]:
     """Folds of a tape's entries; a fold's training writes below ``folder``."""
     times = tape.rows[tape.entries, TIME_S]
-    found = time_folds(times, count, embargo_of(tape, preset), train_groups=train_groups, expanding=expanding)
-    return [_tape_span(tape, fold, preset, folder) for fold in found]
+    found = time_folds(times, count, embargo_of(tape, numbers), train_groups=train_groups, expanding=expanding)
+    return [_tape_span(tape, fold, numbers, folder) for fold in found]
 
 
-def simulated_spans(launches: int, count: int, preset: str, folder: Path) -> list[Span]:
+def simulated_spans(launches: int, count: int, numbers: Numbers, folder: Path) -> list[Span]:
     """Folds of simulated launches: each has a training seed and a band of held-out seeds of its own."""
     borders = np.linspace(0, launches, count + 1).astype(np.int64)
     spans = []
     for number, (first, last) in enumerate(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)):
-        test = Simulator(MODULE, {"preset": preset}, HELD_OUT_SEED + first, last - first)
-        world = FoldWorld(number, preset, None, test, folder / f"fold_{number}")
+        test = Simulator(MODULE, dict(numbers), HELD_OUT_SEED + first, last - first)
+        world = FoldWorld(number, numbers, None, test, folder / f"fold_{number}")
         entry = np.arange(first, last)
         told = f"launches {first:,} to {last - 1:,}"
         spans.append(Span(number, f"training seed {number}", told, None, world, None, entry, entry.astype(np.float64), entry))
     return spans
 
 
-def _tape_span(tape: TokenTape, fold: Fold, preset: str, folder: Path) -> Span:
+def _tape_span(tape: TokenTape, fold: Fold, numbers: Numbers, folder: Path) -> Span:
     training = test = reason = None
     try:
         test = held_out_tape(tape, fold)
@@ -78,13 +78,13 @@ def _tape_span(tape: TokenTape, fold: Fold, preset: str, folder: Path) -> Span:
         reason = f"no {'test' if test is None else 'training'} entries: {error}"
     count = 0 if training is None else len(training.entries)
     if reason is None and count < LEAST_TRAINING_ENTRIES:
-        embargo = f"the embargo of {embargo_of(tape, preset) / 3_600.0:g} h before the test span"
+        embargo = f"the embargo of {embargo_of(tape, numbers) / 3_600.0:g} h before the test span"
         reason = f"{count} training entries are left by {embargo}; accepted are {LEAST_TRAINING_ENTRIES} or more"
     entry = np.empty(0, dtype=np.int64) if test is None else test.entries
     world = None
     if test is not None and reason is None:
-        simulator = Simulator(MODULE, {"preset": preset, "feed": "replay", "tape": test}, 0, len(entry))
-        world = FoldWorld(fold.number, preset, training, simulator, folder / f"fold_{fold.number}")
+        simulator = Simulator(MODULE, {**numbers, "feed": "replay", "tape": test}, 0, len(entry))
+        world = FoldWorld(fold.number, numbers, training, simulator, folder / f"fold_{fold.number}")
     train, until = _told(fold.train_start_s, fold.train_end_s), _told(fold.test_start_s, fold.test_end_s)
     return Span(fold.number, train, until, count, world, reason, entry, tape.rows[entry, TIME_S], tape.token_of(entry))
 

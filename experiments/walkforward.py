@@ -38,7 +38,7 @@ from arbgym.data.signals import load_signal
 from arbgym.evaluation import Totals
 from arbgym.market.token_tape import TokenTape
 from experiments.config import ConfigError, definition_of
-from experiments.fold_policies import ENVIRONMENT, Fit, Fitted, FoldWorld, Scores, learners, rules
+from experiments.fold_policies import ENVIRONMENT, Fit, Fitted, FoldWorld, Numbers, Scores, learners, rules
 from experiments.folds import TRAIN_GROUPS
 from experiments.monitor import write_atomically
 from experiments.provenance import git_revision, versions
@@ -66,6 +66,10 @@ class Settings:
     """length of a rolling training span, in test spans"""
     expanding: bool = False
     preset: str = "new"
+    venue: str | None = None
+    """whose fees and costs a sale pays, instead of the preset's"""
+    horizon_hours: float | None = None
+    """how long a position may be held whatever its liquidity, instead of the buckets' own"""
     quick: bool = False
     """the learners' tiny budgets"""
     steps: int | None = None
@@ -88,11 +92,24 @@ class Settings:
         presets = definition_of(ENVIRONMENT).presets
         if self.preset not in presets:
             raise ConfigError(f"preset = {self.preset!r}; accepted are {', '.join(presets)}")
-        process = definition_of(ENVIRONMENT).configure(self.preset).process
+        if self.horizon_hours is not None and not 0.0 < self.horizon_hours <= 24.0 * 365.0:
+            raise ConfigError(f"horizon_hours = {self.horizon_hours}; accepted is above 0 up to a year")
+        process = definition_of(ENVIRONMENT).configure(**self.numbers).process
         if self.data is not None and process != "pool":
             raise ConfigError(
                 f"preset = {self.preset!r} has textbook prices ({process}); accepted with a tape is one with a pool"
             )
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the worlds of all folds are made of."""
+        found: dict[str, Any] = {"preset": self.preset}
+        if self.venue is not None:
+            found["venue"] = self.venue
+        if self.horizon_hours is not None:
+            buckets = definition_of(ENVIRONMENT).configure(self.preset).buckets
+            found["buckets"] = tuple(dataclasses.replace(one, horizon_s=3_600.0 * self.horizon_hours) for one in buckets)
+        return found
 
 
 @dataclass
@@ -175,7 +192,7 @@ def run(
     for span in spans:
         walk.fold(span)
     trades = {name: join(walk.trades.get(name, [])) for name in walk.fits}
-    names = {k: bucket.name for k, bucket in enumerate(definition_of(ENVIRONMENT).configure(settings.preset).buckets)}
+    names = {k: bucket.name for k, bucket in enumerate(definition_of(ENVIRONMENT).configure(**settings.numbers).buckets)}
     result = compare(trades, list(judged), list(baselines), names)
     result["verdict"] += _missing(spans)
     calibrations = {name: _calibration(found) for name, found in walk.scores.items()}
@@ -200,9 +217,9 @@ def _entered(settings: Settings) -> TokenTape:
 def _spans(settings: Settings, tape: TokenTape | None, folder: Path) -> list[Span]:
     if tape is not None:
         groups, expanding = settings.train_groups, settings.expanding
-        return tape_spans(tape, settings.folds, settings.preset, folder, train_groups=groups, expanding=expanding)
+        return tape_spans(tape, settings.folds, settings.numbers, folder, train_groups=groups, expanding=expanding)
     assert settings.simulated is not None
-    return simulated_spans(settings.simulated, settings.folds, settings.preset, folder)
+    return simulated_spans(settings.simulated, settings.folds, settings.numbers, folder)
 
 
 def _missing(spans: Sequence[Span]) -> list[str]:
@@ -237,7 +254,7 @@ def _described(settings: Settings, tape: TokenTape | None, spans: Sequence[Span]
         what = (
             f"{len(tape.entries):,} entries in {len(tape):,} recorded tokens ({settings.data}; signal {settings.signal}), "
             f"{judged:,} of them in {settings.folds} test spans; {layout} training spans, "
-            f"embargo {embargo_of(tape, settings.preset) / 3_600.0:g} h"
+            f"embargo {embargo_of(tape, settings.numbers) / 3_600.0:g} h"
         )
     return {
         "title": f"Walk-forward: {ENVIRONMENT}, preset {settings.preset}",
@@ -315,6 +332,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train-groups", type=int, help="length of a rolling training span, in test spans (2)")
     parser.add_argument("--expanding", action="store_true", help="train on everything before instead")
     parser.add_argument("--preset", help="of the environment (new)")
+    parser.add_argument("--venue", help="whose fees and costs a sale pays: a name of arbgym.market.venues (the preset's)")
+    parser.add_argument("--horizon-hours", type=float, help="how long a position may be held (by its liquidity, 2 to 24)")
     parser.add_argument("--quick", action="store_true", help="tiny budgets for the learners: a trial of the chain")
     parser.add_argument("--steps", type=int, help="budget of each training in its own steps")
     parser.add_argument("--minutes", type=float, help="budget of each training in minutes")
