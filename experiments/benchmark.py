@@ -1,4 +1,4 @@
-"""``python -m experiments.benchmark [amm|env|train|data|offline]``: speed as ratios measured in one run, a table and JSON.
+"""``python -m experiments.benchmark [amm|env|train|data|offline|models]``: speed as ratios measured in one run, a table and JSON.
 
 Without a name amm, env and train run: ``data`` wants 7 GB of temporary disk, ``offline`` the environment of ``make offline``.
 Rates are the best of a few repetitions; on a shared machine trust the ratios.
@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("amm", "env", "train", "data", "offline")
+PARTS = ("amm", "env", "train", "data", "offline", "models")
 DEFAULT = PARTS[:3]
 
 

@@ -27,7 +27,9 @@ Observations
 Reward
     Net profit of the step over what the position cost (its sum is the position's net return R), less
     ``holding_penalty_per_hour`` times the share held, less ``drawdown_penalty`` times the growth of the deepest drawdown:
-    U = R - lambda holding - mu drawdown. Both are 0 by default. ``info`` has each part. Nothing in it looks ahead; the oracle's
+    U = R - lambda holding - mu drawdown. Both are 0 by default. With ``mark_to_market`` a step's reward is instead the change of
+    the net return if all that is left were sold (the sum is R less what selling at once would have lost): the same best policy,
+    told sooner. ``info`` has each part. Nothing in it looks ahead; the oracle's
     profit is worked out only where it acts or where ``hindsight`` asks for it.
 
 Episode end
@@ -207,6 +209,9 @@ class SellConfig:
     episode_blocks: int = 240
     holding_penalty_per_hour: float = 0.0
     drawdown_penalty: float = 0.0
+    mark_to_market: bool = (
+        False  # reward each step's change of the net return if all were sold, instead of what was realised in it
+    )
     hindsight: bool = False  # work out the oracle's profit of every episode, not only where the oracle acts
 
     def __post_init__(self) -> None:
@@ -519,6 +524,7 @@ STATE = np.dtype(
         ("peak", "f8"),  # highest log price (or level) since entry
         ("peak_block", "i8"),
         ("highest", "f8"),  # alpha: the path's maximum so far
+        ("worth", "f8"),  # net profit so far if all that is left were sold now, quote
         ("value_peak", "f8"),  # highest realised profit + value
         ("max_drawdown", "f8"),  # of the position, as a share of its cost
     ],
@@ -591,6 +597,7 @@ def reset(world: World, s: Any) -> None:
     s.highest = s.price
     s.max_drawdown = 0.0
     _value_now(c, s)
+    s.worth = s.value - (s.cost if c.process == POOL else 0.0)
     s.value_peak = s.value
     if c.hindsight:
         _foresee(world, c, s)
@@ -931,7 +938,9 @@ def step(world: World, s: Any, decision: Floats, info: Floats) -> tuple[float, b
             info[_ORACLE_PROFIT] = s.oracle_profit
     if info[_NET] < 0.0 and info[_ATTEMPTED] > 0.0:
         info[_UNPROFITABLE] = 1.0
-    return (info[_NET] - info[_PENALTY]) / s.cost, over, False
+    gain = worth - s.worth if c.mark_to_market else info[_NET]
+    s.worth = worth
+    return (gain - info[_PENALTY]) / s.cost, over, False
 
 
 @part

@@ -204,6 +204,22 @@ def test_utility_is_the_return_less_its_penalties() -> None:
     assert (deepest > 0.0).all() and (held > 0.0).all()
 
 
+@pytest.mark.parametrize("preset", ["new", "curve", "put"])
+def test_marked_to_market_the_rewards_add_up_to_the_same_return(preset: str) -> None:
+    totals = []
+    for marked in (False, True):
+        env = NativeVectorEnv(MODULE, 256, autoreset="disabled", preset=preset, mark_to_market=marked, episode_blocks=40)
+        env.reset(seed=4)
+        at_once = env.observations[:, FIELD["net_return"]].astype(np.float64) * OBSERVATION[FIELD["net_return"]].scale
+        total, alive, generator = np.zeros(256), np.ones(256, dtype=bool), np.random.default_rng(0)
+        while alive.any():
+            env.step_decisions(np.where(generator.random(256) < 0.1, generator.choice([0.5, 1.0], 256), HOLD)[:, None])
+            total += env.rewards * alive
+            alive &= ~env.terminated
+        totals.append(total + (at_once if marked else 0.0))
+    assert np.allclose(*totals, atol=1e-6)
+
+
 def recorded(env: NativeVectorEnv, steps: int) -> TokenTape:
     """A tape of what simulated positions saw, from the step before they were bought."""
     rows = np.zeros((env.num_envs, steps + 2, len(COLUMNS)))
