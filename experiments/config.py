@@ -224,22 +224,22 @@ def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
 # an open position's luck is noise to a learner: its reward is taken at constant prices, its judgement is not
 _CROSS = {"reward_price_moves": False}
 _OFFLINE: dict[str, Encoding] = {"iql": "continuous", "cql": "discrete"}
-# a position is one decision spread over time: nothing is discounted, and learners start by holding
+# a position is one decision spread over time: learners start by holding, and are told what its value does while they hold. PPO makes
+# the same of both rewards; DQN, which looks one step ahead, earns 30 % of the position with this one and 3 % with the other
+_SELL = {"mark_to_market": True}
 _SELL_PPO = _recipe(
     "agents.ppo",
     "PPORecipe",
-    environments=256,
-    rollout_steps=256,
+    environments=1_024,
+    rollout_steps=64,
     minibatch=8_192,
     learning_rate=1e-3,
-    gamma=1.0,
-    gae_lambda=0.99,
+    gamma=0.98,
+    gae_lambda=0.95,
     entropy_weight=0.0,
     acting_probability=0.02,
 )
-_SELL_DQN = _recipe(
-    "agents.dqn", "DQNRecipe", gamma=0.995, target_interval=20_000, exploration_share=0.5, acting_probability=0.02
-)
+_SELL_DQN = _recipe("agents.dqn", "DQNRecipe", gamma=0.97, target_interval=10_000, exploration_share=0.5, acting_probability=0.03)
 RUNS: dict[str, Named] = {
     "ppo_flash": Named(
         environment="ArbFlash-v0",
@@ -278,10 +278,11 @@ RUNS: dict[str, Named] = {
     "ppo_sell": Named(
         environment="ArbSell-v0",
         agent=_SELL_PPO,
-        quick_agent={"environments": 128, "minibatch": 4_096},
+        quick_agent={"environments": 256, "minibatch": 4_096},
         action="discrete",
         steps=6_000_000,
         quick_steps=131_072,
+        world=_SELL,
         tuning_episodes=1_024,
     ),
     "dqn_sell": Named(
@@ -291,6 +292,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=2_000_000,
         quick_steps=65_536,
+        world=_SELL,
         tuning_episodes=1_024,
     ),
     "gbm_sell": Named(
@@ -300,6 +302,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=400,
         quick_steps=60,
+        world=_SELL,
         tuning_episodes=1_024,
     ),
     "tcn_sell": Named(
@@ -309,6 +312,7 @@ RUNS: dict[str, Named] = {
         action="discrete",
         steps=4_000,
         quick_steps=300,
+        world=_SELL,
         tuning_episodes=1_024,
     ),
     **{
@@ -326,7 +330,7 @@ RUNS: dict[str, Named] = {
         for environment, id_, world in (
             ("flash", "ArbFlash-v0", {}),
             ("cross", "ArbCross-v0", _CROSS),
-            ("sell", "ArbSell-v0", {}),
+            ("sell", "ArbSell-v0", _SELL),
         )
     },
 }

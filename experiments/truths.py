@@ -46,29 +46,36 @@ class Truth:
     paths: int
 
 
-_WHOLE = {"rollout_steps": 50, "environments": 512, "minibatch": 6_400}
-_SHORT_DQN = {"gamma": 1.0, "steps_ahead": 5, "target_interval": 10_000, "final_learning_rate_share": 0.02}
+_WHOLE = {"rollout_steps": 50, "environments": 512, "minibatch": 6_400, "gae_lambda": 0.99, "gamma": 1.0}
+_DQN = {"gamma": 1.0, "target_interval": 10_000, "final_learning_rate_share": 0.02, "acting_probability": 0.02}
 _SIGMA_SQUARED = 0.4**2
 TRUTHS: dict[World, Truth] = {
-    "put": Truth({"preset": "put"}, {"ppo": _WHOLE, "dqn": _SHORT_DQN}, {"ppo": 3_000_000, "dqn": 2_000_000}, 100_000),
+    "put": Truth({"preset": "put"}, {"ppo": _WHOLE, "dqn": _DQN}, {"ppo": 3_000_000, "dqn": 2_000_000}, 100_000),
     "ou": Truth(
         {"preset": "ou"},
         {
-            "ppo": {"rollout_steps": 750, "environments": 128, "minibatch": 9_600, "gae_lambda": 1.0, "acting_probability": 0.01},
-            "dqn": {**_SHORT_DQN, "steps_ahead": 20},
+            "ppo": {
+                "rollout_steps": 750,
+                "environments": 128,
+                "minibatch": 9_600,
+                "gae_lambda": 1.0,
+                "gamma": 1.0,
+                "acting_probability": 0.01,
+            },
+            "dqn": {**_DQN, "gamma": 0.999},
         },
         {"ppo": 3_000_000, "dqn": 2_000_000},
         20_000,
     ),
     "alpha_low": Truth(
         {"preset": "alpha", "drift_per_year": 0.25 * _SIGMA_SQUARED},
-        {"ppo": _WHOLE, "dqn": _SHORT_DQN},
+        {"ppo": _WHOLE, "dqn": _DQN},
         {"ppo": 3_000_000, "dqn": 2_000_000},
         100_000,
     ),
     "alpha_high": Truth(
         {"preset": "alpha", "drift_per_year": 0.75 * _SIGMA_SQUARED},
-        {"ppo": _WHOLE, "dqn": _SHORT_DQN},
+        {"ppo": _WHOLE, "dqn": _DQN},
         {"ppo": 3_000_000, "dqn": 2_000_000},
         100_000,
     ),
