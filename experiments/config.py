@@ -224,8 +224,8 @@ def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
 # an open position's luck is noise to a learner: its reward is taken at constant prices, its judgement is not
 _CROSS = {"reward_price_moves": False}
 _OFFLINE: dict[str, Encoding] = {"iql": "continuous", "cql": "discrete"}
-# a position is one decision spread over time: learners start by holding, and are told what its value does while they hold. PPO makes
-# the same of both rewards; DQN, which looks one step ahead, earns 30 % of the position with this one and 3 % with the other
+# a position is one decision spread over time: learners start by holding, and are told what its value does while they hold it. PPO
+# makes the same of both rewards; DQN, which looks one step ahead, earns 30 % of the position with this one and 3 % with the other
 _SELL = {"mark_to_market": True}
 _SELL_PPO = _recipe(
     "agents.ppo",
