@@ -258,3 +258,27 @@ def test_batches_are_recorded_steps() -> None:
         batch.next_observations, data.observations[rows + 1]
     )
     assert np.allclose(batch.rewards[:, 0] * data.rewards.std(), data.rewards[rows], rtol=1e-5)
+
+
+def test_several_steps_ahead_stop_at_the_end_of_the_episode() -> None:
+    lengths = [3, 1, 5]
+    count = sum(lengths)
+    number = np.repeat(np.arange(3), lengths)
+    terminals = np.zeros(count, dtype=np.bool_)
+    terminals[[2, 8]] = True  # the second episode ends without a terminal: its recording was cut
+    rewards = np.arange(1.0, count + 1.0, dtype=np.float32)
+    observations = np.arange(count + 3, dtype=np.float32)[:, None]
+    rows = np.arange(count) + number
+    data = Transitions(observations, np.zeros((count, 1), dtype=np.int64), rewards, terminals, rows)
+    buffer = Buffer(data, gymnasium.spaces.Discrete(2), 0, steps_ahead=3, gamma=0.5)
+    batch = buffer.sample_transition_batch(500)
+    ends = np.cumsum(lengths) - 1
+    scale = rewards.std()
+    for k in range(500):
+        drawn = int(np.flatnonzero(observations[rows, 0] == batch.observations[k, 0])[0])
+        last = min(drawn + 2, int(ends[number[drawn]]))
+        expected = sum(0.5 ** (j - drawn) * rewards[j] / scale for j in range(drawn, last + 1))
+        assert batch.rewards[k, 0] == pytest.approx(expected, rel=1e-5)
+        assert batch.next_observations[k, 0] == observations[rows[last] + 1, 0]
+        assert batch.terminals[k, 0] == terminals[last]
+        assert batch.intervals[k, 0] == last - drawn + 1
