@@ -240,6 +240,11 @@ _SELL_PPO = _recipe(
     acting_probability=0.02,
 )
 _SELL_DQN = _recipe("agents.dqn", "DQNRecipe", gamma=0.97, target_interval=10_000, exploration_share=0.5, acting_probability=0.03)
+# rare sales: a penalty on what the data does not show, or a mild preference for better actions, would only copy the holding
+_SELL_OFFLINE: dict[str, dict[str, Any]] = {
+    "iql": {"gamma": 0.97, "steps_ahead": 3, "expectile": 0.6, "temperature": 30.0, "episodes": 8_192},
+    "cql": {"gamma": 0.97, "conservatism": 0.02, "episodes": 8_192},
+}
 RUNS: dict[str, Named] = {
     "ppo_flash": Named(
         environment="ArbFlash-v0",
@@ -318,7 +323,9 @@ RUNS: dict[str, Named] = {
     **{
         f"{algorithm}_{environment}": Named(
             environment=id_,
-            agent=_recipe("agents.offline", f"{algorithm.upper()}Recipe", **({"gamma": 1.0} if environment == "sell" else {})),
+            agent=_recipe(
+                "agents.offline", f"{algorithm.upper()}Recipe", **(_SELL_OFFLINE[algorithm] if environment == "sell" else {})
+            ),
             quick_agent={"episodes": 256, "batch": 256},
             action=action,
             steps=8_000,
