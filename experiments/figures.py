@@ -106,7 +106,7 @@ def learning_figure(curve: list[dict[str, float]], unit: str) -> Picture:
     axes.set_xlabel(f"{word} {unit}")
     axes.set_ylabel("net profit per step", color=BLUE)
     axes.axhline(0.0, color=GREY, linewidth=1)
-    if "oracle_profit" in curve[0]:
+    if any(point.get("oracle_profit", 0.0) > 0.0 for point in curve):  # ArbSell-v0 works it out only where the oracle acts
         oracle = np.array([point["oracle_profit"] for point in curve])
         share = axes.twinx()
         share.plot(steps, 100.0 * _smooth(net) / np.maximum(_smooth(oracle), 1e-12), color=ORANGE, linewidth=2)
