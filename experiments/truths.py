@@ -209,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{max(row['seconds'] for row in found) / 60.0:.1f}",
                 "yes" if good else "no",
             )
-    console.print(table)
+    (console if console.is_terminal else Console(width=140)).print(table)
     chosen.out.mkdir(parents=True, exist_ok=True)
     write_atomically(chosen.out / "truths.json", (json.dumps({"runs": rows, "summary": summary}, indent=1) + "\n").encode())
     return 0 if all(entry["found"] for entry in summary) else 1
