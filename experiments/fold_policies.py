@@ -175,9 +175,9 @@ def _scores(config: FoldConfig, model: Any) -> Callable[[Simulator], Scores] | N
     """What a predictor of exits foretells on test worlds, beside what came: see ``experiments.supervised``."""
     from experiments.supervised import SupervisedModel, SupervisedRecipe, hold_only, labelled
 
-    recipe = config.agent
-    if not isinstance(model, SupervisedModel) or not isinstance(recipe, SupervisedRecipe):
+    if not isinstance(model, SupervisedModel) or not isinstance(config.agent, SupervisedRecipe):
         return None
+    recipe = dataclasses.replace(config.agent, drawdown_depth=model.chosen["drawdown_depth"])
 
     def foretell(simulator: Simulator) -> Scores:
         every = max(simulator.episodes * config.world.episode_blocks // 50_000, 1)

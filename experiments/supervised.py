@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -39,6 +39,7 @@ from experiments.worlds import training_arguments
 
 PREDICTOR = "predictor.json"
 VALIDATION_SHARE = 0.2  # of the episodes: they end the fit, and in a replay the thresholds are chosen on them
+_LEAST_SHARE, _LEAST_DEPTH = 0.01, 1e-4  # of the moments that see a drawdown; of a drawdown
 _NEEDED = ("value_quote", "notional", "gas_cost")
 
 Floats = NDArray[np.float64]
@@ -61,7 +62,7 @@ class SupervisedRecipe:
     rows: int = 300_000
     """moments of all episodes to learn from, about: neighbours say nearly the same, so every so many steps one is taken"""
     drawdown_depth: float = 0.20
-    """share of the present value that has to be lost for a drawdown"""
+    """share of the present value that has to be lost for a drawdown; halved where less than a hundredth of the moments see one"""
     drawdown_steps: int = 20
     """steps in which it has to be lost; 0 for the rest of the episode"""
     sell_tolerance: float = 0.02
@@ -97,6 +98,15 @@ class SupervisedRecipe:
     def policy(self, predictor: ExitPredictor, fields: tuple[Field, ...]) -> ExitPolicy:
         """The policy before its thresholds are chosen."""
         return ExitPolicy(predictor, fields, self.mode, self.upside_threshold, self.drawdown_threshold, self.sell_threshold)
+
+    def seen_in(self, played: Played) -> SupervisedRecipe:
+        """The recipe with a drawdown's depth halved until one moment in a hundred sees it: liquid coins never lose a fifth."""
+        recipe = self
+        while recipe.drawdown_depth > _LEAST_DEPTH:
+            if float(np.nanmean(recipe.labels(played).drawdown)) >= _LEAST_SHARE:
+                break
+            recipe = replace(recipe, drawdown_depth=recipe.drawdown_depth / 2.0)
+        return recipe
 
     def labels(self, played: Played) -> Labels:
         """Labels (E, T) of every moment; NaN where there was nothing to decide."""
@@ -353,13 +363,19 @@ def _learn(config: Config, predictor: ExitPredictor, learning: _Part, tuning: _P
     begun = time.perf_counter()
     with StopSignal() as stop, _Watched(config, folder, stop) as watched:
         played = learning.play(recipe.environments, max(math.ceil(learning.steps() / recipe.rows), 1))
+        recipe = recipe.seen_in(played)
         features, labels, episodes = labelled(played, recipe.labels(played))
         known = time.perf_counter()
         console.print(f"learning from {len(features):,} moments of {len(played.lengths):,} episodes in which nothing was sold")
         predictor.fit(features, labels, learning.order[episodes], watched.see)
         fitted = time.perf_counter()
         policy = recipe.policy(predictor, config.definition.observation)
-        chosen: dict[str, Any] = {"rows": len(features), "episodes": len(played.lengths), "steps": watched.steps}
+        chosen: dict[str, Any] = {
+            "drawdown_depth": recipe.drawdown_depth,
+            "rows": len(features),
+            "episodes": len(played.lengths),
+            "steps": watched.steps,
+        }
         if len(tuning.order):
             seen = tuning.play(recipe.environments, 1, predictor.scores)
             policy = tuned_on(policy, seen)

@@ -97,6 +97,21 @@ def test_labels_belong_to_their_moments() -> None:
     assert labels.sell.tolist() == [0.0, 0.0, 1.0]
 
 
+def test_a_drawdown_is_as_deep_as_the_market_sees_one() -> None:
+    moments = np.linspace(1.0, 0.9, 101)  # never loses a fifth; an eightieth at most lies ahead of any but the last moments
+    values = np.tile(np.append(moments, np.nan), (3, 1))
+    lengths = np.full(3, 100)
+    episodes, places = np.repeat(np.arange(3), 100), np.tile(np.arange(100), 3)
+    played = Played(np.zeros((300, 1), dtype=np.float32), episodes, places, values, 0.0 * values, lengths)
+    recipe = GBMRecipe(drawdown_depth=0.2, drawdown_steps=20)
+    assert np.nanmax(recipe.labels(played).drawdown) == 0.0
+    seen = recipe.seen_in(played)
+    assert seen.drawdown_depth == 0.0125 and seen.drawdown_steps == 20
+    assert np.nanmean(seen.labels(played).drawdown) > 0.5
+    deep = GBMRecipe(drawdown_depth=0.01, drawdown_steps=20)
+    assert deep.seen_in(played) is deep
+
+
 class Patient:
     """Scores that fall with the time left, as the upside: a threshold is a time to sell at."""
 
