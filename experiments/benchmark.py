@@ -31,7 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--json {chosen.json}: the folder does not exist")
     rows: list[dict[str, Any]] = []
     for part in [chosen.part] if chosen.part else DEFAULT:
-        rows += import_module(f"experiments.benchmark_{part}").rows()
+        try:
+            rows += import_module(f"experiments.benchmark_{part}").rows()
+        except ValueError as error:  # a part that needs what is not installed
+            print(f"error: {error}", file=sys.stderr)
+            return 2
     table = Table("figure", "value", "unit", "ratio", "to")
     for row in rows:
         value = f"{row['value']:,.0f}" if row["value"] >= 1_000 else f"{row['value']:.4g}"
