@@ -209,8 +209,10 @@ class Named:
     quick_steps: int
     world: Mapping[str, Any] = field(default_factory=dict)
     """numbers of the world that training by this name changes"""
+    episodes: int = 1_024
+    """to be judged on: more where one position may earn what a hundred lose"""
     tuning_episodes: int = 256
-    """on which baselines choose their numbers: more where one position may earn what a hundred lose"""
+    """on which baselines choose their numbers"""
 
 
 def _recipe(module: str, name: str, **values: Any) -> Callable[[], Recipe]:
@@ -288,7 +290,8 @@ RUNS: dict[str, Named] = {
         steps=6_000_000,
         quick_steps=131_072,
         world=_SELL,
-        tuning_episodes=1_024,
+        episodes=4_096,
+        tuning_episodes=4_096,
     ),
     "dqn_sell": Named(
         environment="ArbSell-v0",
@@ -298,7 +301,8 @@ RUNS: dict[str, Named] = {
         steps=2_000_000,
         quick_steps=65_536,
         world=_SELL,
-        tuning_episodes=1_024,
+        episodes=4_096,
+        tuning_episodes=4_096,
     ),
     "gbm_sell": Named(
         environment="ArbSell-v0",
@@ -308,7 +312,8 @@ RUNS: dict[str, Named] = {
         steps=400,
         quick_steps=60,
         world=_SELL,
-        tuning_episodes=1_024,
+        episodes=4_096,
+        tuning_episodes=4_096,
     ),
     "tcn_sell": Named(
         environment="ArbSell-v0",
@@ -318,7 +323,8 @@ RUNS: dict[str, Named] = {
         steps=4_000,
         quick_steps=300,
         world=_SELL,
-        tuning_episodes=1_024,
+        episodes=4_096,
+        tuning_episodes=4_096,
     ),
     **{
         f"{algorithm}_{environment}": Named(
@@ -331,7 +337,8 @@ RUNS: dict[str, Named] = {
             steps=8_000,
             quick_steps=300,
             world=world,
-            tuning_episodes=1_024 if environment == "sell" else 256,
+            episodes=4_096 if environment == "sell" else 1_024,
+            tuning_episodes=4_096 if environment == "sell" else 256,
         )
         for algorithm, action in _OFFLINE.items()
         for environment, id_, world in (
@@ -351,7 +358,7 @@ def default_config(name: str, preset: str | None = None, quick: bool = False) ->
     definition = definition_of(named.environment)
     preset = preset or definition.presets[0]
     agent: Any = named.agent()
-    evaluation = EvaluationConfig(tuning_episodes=named.tuning_episodes)
+    evaluation = EvaluationConfig(episodes=named.episodes, tuning_episodes=named.tuning_episodes)
     if quick:
         agent = dataclasses.replace(agent, **named.quick_agent)
         evaluation = EvaluationConfig(episodes=64, tuning_episodes=32)

@@ -169,7 +169,8 @@ def record(config: RecordConfig[Any], console: Console) -> Path:
         _require_free(out)
     acting = behaviour(config.policy, config)
     out = out or next_folder(config, acting.name)
-    partial = out.with_name(f".{out.name}.partial")
+    # absolute: Minari measures a dataset below a relative path in a place that is not there
+    partial = out.resolve().with_name(f".{out.name}.partial")
     if partial.exists():
         shutil.rmtree(partial)  # of a recording that was killed
     (partial / "data").mkdir(parents=True)

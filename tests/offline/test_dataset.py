@@ -201,6 +201,14 @@ def test_nothing_is_written_over(data: dict[str, Path], capsys: pytest.CaptureFi
     assert before == {path: path.read_bytes() for path in data["discrete"].rglob("*") if path.is_file()}
 
 
+def test_a_path_from_here_is_a_place_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ArbSell-v0", "--policy", "random", "--episodes", "3", "--out", "data/few-v0"]) == 0
+    assert len(list((tmp_path / "data" / "few-v0" / "data").iterdir())) >= 2
+    assert main(["ArbSell-v0", "--policy", "random", "--episodes", "3"]) == 0  # the next free one below runs/datasets
+    assert len(list((tmp_path / "runs" / "datasets").iterdir())) == 1
+
+
 def test_ctrl_c_keeps_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "long-v0"
     flags = ["--policy", "random", "--episodes", "50000", "--environments", "64", "--out", str(out)]
