@@ -34,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    share = source["mean_net_profit"] / source["mean_oracle_profit"] if source["mean_oracle_profit"] > 0.0 else 0.0
+    best = source["mean_oracle_profit"]  # 0 where nobody works it out while others act
+    share = f" ({source['mean_net_profit'] / best:.1%} of the oracle's)" if best > 0.0 else ""
     print(
-        f"{out}: {source['episodes']:,} episodes played by {source['policy']}, net profit {source['mean_net_profit']:,.1f} each "
-        f"({share:.1%} of the oracle's)\n"
+        f"{out}: {source['episodes']:,} episodes played by {source['policy']}, net profit {source['mean_net_profit']:,.1f} each"
+        f"{share}\n"
         f'MINARI_DATASETS_PATH={out.parent} python -c "import minari; print(minari.load_dataset({out.name!r}).spec)"'
     )
     return 0
