@@ -253,9 +253,10 @@ def test_damaged_trees_are_refused_or_walked_but_never_crash(data: st.DataObject
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
-        parse(bytes(content)).run({"x": np.zeros((3, 4), dtype=np.float32)})
+        found = parse(bytes(content)).run({"x": np.zeros((3, 4), dtype=np.float32)})
     except (GraphError, KeyError):  # KeyError: another input's name
         return
+    assert all(isinstance(values, np.ndarray) and len(values) == 3 for values in found.values())
 
 
 def test_trees_too_deep_are_refused() -> None:

@@ -176,6 +176,12 @@ class BondingCurvePool:
 
 
 @kernel
+def product_out(amount_in: float, reserve_in: float, reserve_out: float) -> float:
+    """What a constant product of two reserves, real or virtual, pays for ``amount_in`` of which every fee was taken before."""
+    return amount_in * reserve_out / (reserve_in + amount_in)
+
+
+@kernel
 def curve_buy(amount_in: float, virtual_quote: float, virtual_base: float, real_base_left: float, fee: float) -> float:
     """Tokens bought for ``amount_in`` of quote with fees; ``fee`` is a share of the net amount, which moves the curve.
 
@@ -183,7 +189,7 @@ def curve_buy(amount_in: float, virtual_quote: float, virtual_base: float, real_
     that the program rounds away) + 4e-15 of the exact output. Afterwards virtual_quote rises by amount_in / (1 + fee).
     """
     net = amount_in / (1.0 + fee)
-    return min(net * virtual_base / (virtual_quote + net), real_base_left)
+    return min(product_out(net, virtual_quote, virtual_base), real_base_left)
 
 
 @kernel
@@ -200,7 +206,7 @@ def curve_sell(amount_in: float, virtual_quote: float, virtual_base: float, fee:
 
     Afterwards virtual_quote has fallen by the output / (1 - fee).
     """
-    return amount_in * virtual_quote / (virtual_base + amount_in) * (1.0 - fee)
+    return product_out(amount_in, virtual_base, virtual_quote) * (1.0 - fee)
 
 
 @kernel

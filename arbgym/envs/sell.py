@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arbgym.amm.bonding_curve import curve_sell
+from arbgym.amm.bonding_curve import curve_sell, product_out
 from arbgym.engine import Definition, config_record
 from arbgym.jit import kernel, part
 from arbgym.market.config import require
@@ -669,7 +669,7 @@ def _buy(c: Any, s: Any, share: float) -> None:
     pool_keeps = notional * (1.0 - c.fee_ppm * 1e-6)
     paid_in = notional / (1.0 + c.curve_fee_ppm * 1e-6) if s.on_curve > 0.5 else pool_keeps
     base = s.reserve / s.price
-    s.amount = base * paid_in / (s.reserve + paid_in)
+    s.amount = product_out(paid_in, s.reserve, base)
     s.own = 2.0 * math.log1p(paid_in / s.reserve)
     s.cost = notional + c.gas_quote
     s.entry_reserve = s.reserve
@@ -729,7 +729,7 @@ def _proceeds(
         fee = gross * c.curve_fee_ppm * 1e-6
         return gross - fee, fee, worth - gross, own + 2.0 * math.log((quote - gross) / quote)
     kept = amount * (1.0 - c.fee_ppm * 1e-6)
-    out = quote * kept / (base + kept)
+    out = product_out(kept, base, quote)
     fee = worth * c.fee_ppm * 1e-6
     return out, fee, worth - fee - out, own + 2.0 * math.log((quote - out) / quote)
 
