@@ -6,9 +6,29 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numba
 import torch
+
+from agents.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a recipe is carried out; what is learned is the same but for rounding (and for bf16, for precision)."""
+
+    learner: Literal["arbgym", "sb3"] = "arbgym"
+    """tensor-resident learners, or stable-baselines3's own"""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """where networks, rollouts and replay live"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """arithmetic of the networks while they learn"""
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    """torch.compile of the update; reduce-overhead replays it as CUDA graphs"""
+    ranks: Ranks = field(default_factory=Ranks)
+    """processes that learn together"""
 
 
 def require(name: str, value: float, low: float, high: float) -> None:
