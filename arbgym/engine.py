@@ -42,6 +42,7 @@ from arbgym.spec import (
     action_space,
     action_tables,
     decode_row,
+    flat_places,
     observation_space,
 )
 
@@ -60,7 +61,8 @@ class Definition:
     is accepted; ``build_world(config, tape)`` returns a NamedTuple of read-only arrays. ``state`` is the dtype of a row and has
     int64 fields ``seed`` and ``episode``. ``reward_parts`` are the ``info`` names that add up to ``net_profit``: the first
     positive, the others costs. ``opportunity(env)``, where there is one, says what each environment's next decision is about, as
-    columns of the table ``opportunities`` (``arbgym.data.tables``).
+    columns of the table ``opportunities`` (``arbgym.data.tables``). ``mask(world, s, out)``, where there is one, writes False into
+    out bool (A, V) for each value of a component that could not be carried out now; a component's first value always can.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Definition:
     baselines: Callable[[], Mapping[str, Any]]
     reward_parts: tuple[str, ...]
     opportunity: Callable[[Any], Mapping[str, Floats]] | None = None
+    mask: Callable[..., None] | None = None
 
     @property
     def module(self) -> Any:
@@ -126,6 +129,7 @@ class Batch(NamedTuple):
 _reset: Any = None
 _observe: Any = None
 _step: Any = None
+_mask: Any = None
 
 
 @kernel
@@ -199,11 +203,39 @@ def _advance(
             _scale_row(row, scales)
 
 
+def _allow(
+    world: Any, encoding: int, sizes: NDArray[np.int64], places: NDArray[np.int64], state: NDArray[np.void], allowed: Any, masks: Any
+) -> None:
+    """Each row's allowed values (N, A, V), and from them its mask (N, L) in one encoding; ``places`` (L, A) are the discrete
+    actions as places in the components' values.
+    """
+    for i in numba.prange(state.size):
+        values = allowed[i]
+        for a in range(sizes.size):
+            for v in range(sizes[a]):
+                values[a, v] = True
+        _mask(world, state[i], values)
+        row = masks[i]
+        if encoding == 0:
+            k = 0
+            for a in range(sizes.size):
+                for v in range(sizes[a]):
+                    row[k] = values[a, v]
+                    k += 1
+        else:
+            for k in range(row.size):
+                every = True
+                for a in range(sizes.size):
+                    every = every and values[a, places[k, a]]
+                row[k] = every
+
+
 class Drivers(NamedTuple):
-    """The compiled loop of one definition; the serial one serves a batch of one."""
+    """The compiled loop of one definition; the serial one serves a batch of one. ``masks`` is None where nothing is ever masked."""
 
     serial: Any
     parallel: Any
+    masks: Any
 
 
 def _inlined(function: Any) -> Any:
@@ -228,6 +260,7 @@ def _drivers(definition: Definition) -> Drivers:
         "_reset": _inlined(definition.reset),
         "_observe": _inlined(definition.observe),
         "_step": _inlined(definition.step),
+        "_mask": definition.mask,
     }
 
     def compiled(source: Callable[..., None], **options: Any) -> Any:
@@ -237,7 +270,8 @@ def _drivers(definition: Definition) -> Drivers:
         function.__qualname__ = name
         return numba.njit(error_model="numpy", nogil=True, **options)(function)
 
-    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True))
+    masks = None if definition.mask is None else compiled(_allow, cache=True, parallel=True)
+    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True), masks)
 
 
 def _source_digest(environment_file: str) -> str:
@@ -301,6 +335,9 @@ class _Core:
         )
         drivers = _drivers(definition)
         self._loop = drivers.parallel if num_envs > 1 else drivers.serial
+        self._mask_loop = drivers.masks
+        self._masks: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None  # made when first asked for
+        self._places = flat_places(definition.action)
         self.started = False
 
     def seed(self, seeds: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
@@ -319,6 +356,21 @@ class _Core:
     def step(self, tables: ActionTables) -> None:
         """Advance every row by the actions (or decisions) in the batch's buffers."""
         self._loop(self.world, tables, self._autoreset, False, *self.batch)
+
+    def masks(self) -> NDArray[np.bool_]:
+        """Which actions (N, L) can be carried out now, in a buffer that the next call rewrites."""
+        if self.encoding == "continuous":
+            raise AttributeError("action_masks: a continuous action has none; accepted are action = 'multidiscrete', 'discrete'")
+        if not self.started:
+            raise gymnasium.error.ResetNeeded("action_masks was called before reset; call reset(seed=...) first")
+        sizes = self.tables.sizes
+        if self._masks is None:
+            rows = len(self.batch.state)
+            actions = int(sizes.sum()) if self.encoding == "multidiscrete" else len(self._places)
+            self._masks = np.ones((rows, len(sizes), int(sizes.max())), np.bool_), np.ones((rows, actions), np.bool_)
+        if self._mask_loop is not None:
+            self._mask_loop(self.world, self.tables.encoding, sizes, self._places, self.batch.state, *self._masks)
+        return self._masks[1]
 
 
 def _is_cached(loop: Any) -> bool:
@@ -427,6 +479,15 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         self.core.batch.decisions[:] = decisions
         self.core.step(self.core._physical)
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions can be carried out now, bool (N, L), in a buffer that the next call rewrites.
+
+        L is the sum of the components' sizes for multidiscrete actions (one component after the other) and the number of actions
+        for discrete ones, as sb3-contrib's MaskablePPO reads them. An action that is not allowed may be taken: it comes to nothing, or reverts.
+        Raises AttributeError for continuous actions.
+        """
+        return self.core.masks()
+
     def _require_started(self) -> None:
         if not self.core.started:
             raise gymnasium.error.ResetNeeded("step was called before reset; call reset(seed=...) first")
@@ -479,6 +540,10 @@ class NativeEnv(gymnasium.Env[Any, Any]):
         info = dict(zip(self._names, batch.info[0].tolist(), strict=True))
         flags = batch.flags
         return batch.observations[0].copy(), float(batch.rewards[0]), bool(flags[0, 0]), bool(flags[1, 0]), info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions can be carried out now, bool (L,): see ``NativeVectorEnv.action_masks``."""
+        return self.core.masks()[0].copy()
 
 
 def _seed_list(seed: Sequence[int | None], state: NDArray[np.void]) -> NDArray[np.int64]:

@@ -96,6 +96,13 @@ def action_tables(choices: Sequence[Choice], encoding: Encoding) -> ActionTables
     return ActionTables(values, sizes, ordered, np.array(rows, dtype=np.float64), ENCODINGS.index(encoding))
 
 
+def flat_places(choices: Sequence[Choice]) -> NDArray[np.int64]:
+    """The discrete encoding's actions (F, A) as places in each component's values, which is what a multidiscrete action holds."""
+    flat = action_tables(choices, "discrete").flat
+    columns = [np.searchsorted(choice.values, flat[:, a]) for a, choice in enumerate(choices)]
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
 def action_space(choices: Sequence[Choice], encoding: Encoding) -> gymnasium.spaces.Space[Any]:
     """The Gymnasium space of one environment's action in an encoding."""
     tables = action_tables(choices, encoding)

@@ -637,6 +637,21 @@ def _rebalance(c: Any, s: Any, gas_price: float, info: Floats) -> None:
     info[_TRANSFER_COST] = cost
 
 
+@kernel
+def mask(world: World, s: Any, out: Any) -> None:
+    """A leg without a pool to gain in or a balance to pay with, a cycle that pays nothing or that nobody lends for, and sending
+    inventory while some is on its way.
+    """
+    c = world.config[0]
+    out[0, int(BUY)] = s.best_buy >= 0 and s.chain_quote > 0.0
+    out[0, int(SELL)] = s.best_sell >= 0 and s.chain_base > 0.0
+    paying = s.route_profit[0] > 0.0
+    out[0, int(FLASH_ARB)] = (
+        paying and cheapest_lender(c, s, s.route_buy[0], s.route_quote_in[0], gas_price_quote(c, s)) >= 0
+    )
+    out[0, int(REBALANCE)] = s.transit_blocks == 0
+
+
 @part
 def _arrive(s: Any) -> None:
     """Inventory in transit comes a block nearer."""
@@ -1046,6 +1061,7 @@ DEFINITION = Definition(
     step=step,
     baselines=_baselines,
     opportunity=opportunity,
+    mask=mask,
     reward_parts=(
         "gross_profit",
         *("pool_fee", "exchange_cost", "loan_fee", "gas_cost", "tip", "revert_cost", "transfer_cost", "inventory_loss"),

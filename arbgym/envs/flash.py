@@ -426,6 +426,26 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
 
 
 @kernel
+def mask(world: World, s: Any, out: Any) -> None:
+    """A route that pays nothing or that nobody lends for, and a lender that is closed, unknown here or lends for no such route."""
+    c = world.config[0]
+    if c.auction != 0:
+        return
+    for rank in range(2):
+        paying = s.route_profit[rank] > 0.0
+        served = False
+        for k in range(c.lender_count):
+            served = served or lender_serves(c, s, k, s.route_buy[rank])
+        out[0, rank + 1] = paying and served
+    for k in range(MAX_LENDERS):
+        serves = False
+        if k < c.lender_count:
+            for rank in range(2):
+                serves = serves or (out[0, rank + 1] and lender_serves(c, s, k, s.route_buy[rank]))
+        out[4, k + 1] = serves
+
+
+@kernel
 def _take(
     c: Any,
     s: Any,
@@ -797,6 +817,7 @@ DEFINITION = Definition(
     step=step,
     baselines=_baselines,
     opportunity=opportunity,
+    mask=mask,
     reward_parts=("gross_profit", "pool_fee", "loan_fee", "gas_cost", "tip", "revert_cost"),
 )
 
