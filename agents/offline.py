@@ -3,11 +3,16 @@
 IQL (Kostrikov et al. 2021, arXiv 2110.06169) and CQL (Kumar et al. 2020, arXiv 2006.04779) learn from recorded steps only. d3rlpy
 has the losses and the training loop; here are the recipes, a buffer that hands a batch over in one piece instead of step by step
 (two to three times as many gradient steps a second), checkpoints without pickled code, and what the export asks of a model.
+
+On several ranks (torchrun) d3rlpy wraps the networks in torch's DistributedDataParallel: each rank draws its part of every batch
+from episodes of its own, gradients are averaged, and all take the same step.
+
 Needs the extra ``offline``, which lives in an environment of its own (``make offline``): d3rlpy pins gymnasium 1.0.0.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import logging
@@ -21,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from agents.recipe import linear_schedule, require, require_hidden
+from agents.distributed import RankLost, Ranks
+from agents.recipe import Execution, linear_schedule, require, require_hidden
 from arbgym.spec import Encoding
 
 
@@ -79,6 +85,12 @@ class OfflineRecipe:
 
         shared = {"batch_size": self.batch, "learning_rate": self.learning_rate, "encoder_factory": self._encoder()}
         return DiscreteBCConfig(**shared, beta=0.0) if encoding == "discrete" else BCConfig(**shared)
+
+    def shared(self, ranks: Ranks) -> OfflineRecipe:
+        """This rank's recipe: its part of the batch. Raises ValueError when that, or the episodes, cannot be shared out."""
+        if self.dataset is None and self.episodes < ranks.world:
+            raise ValueError(f"episodes = {self.episodes} on {ranks.world} ranks; accepted is at least one for each rank")
+        return dataclasses.replace(self, batch=ranks.share("batch", self.batch))
 
     def rate(self, progress: float) -> float:
         """Adam's step after that share of the budget."""
@@ -188,6 +200,7 @@ class Transitions:
     observations float32 (n + E, D): each episode's, its last one included. actions (n, A), float32 in [-1, 1] or int64 (n, 1)
     when discrete. rewards float32 (n,). terminals bool (n,): the episode ended there and nothing follows (a time limit or the end
     of the recording is no such end). rows int64 (n,): where each step's observation lies; the next one lies behind it.
+    reward_deviation: standard deviation of all recorded rewards, where these steps are only a share of them.
     """
 
     observations: NDArray[np.float32]
@@ -195,9 +208,43 @@ class Transitions:
     rewards: NDArray[np.float32]
     terminals: NDArray[np.bool_]
     rows: NDArray[np.int64]
+    reward_deviation: float | None = None
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of all recorded rewards; 1 when they are all alike."""
+        found = float(self.rewards.std()) if self.reward_deviation is None else self.reward_deviation
+        return found or 1.0
+
+    def last_steps(self) -> NDArray[np.int64]:
+        """Each episode's last step: an episode's observations follow one another, and break off behind it."""
+        return np.append(np.flatnonzero(np.diff(self.rows) != 1), len(self) - 1)
+
+    def share(self, ranks: Ranks, seed: int) -> Transitions:
+        """This rank's episodes, drawn by ``seed``: every episode is one rank's, and all have nearly as many steps.
+
+        Ranks have the same number of episodes but for one, dealt from the longest to the shortest; so whoever recorded them in
+        turns, each rank has some of everyone's. Raises ValueError when there are fewer episodes than ranks.
+        """
+        last = self.last_steps()
+        lengths = np.diff(last, prepend=-1)
+        if len(last) < ranks.world:
+            raise ValueError(f"episodes = {len(last)} on {ranks.world} ranks; accepted is at least one for each rank")
+        order = np.random.default_rng(seed).permutation(len(last))
+        order = order[np.argsort(-lengths[order], kind="stable")]
+        mine = np.sort(order[ranks.rank :: ranks.world])
+        steps = np.concatenate([np.arange(last[e] - lengths[e] + 1, last[e] + 1) for e in mine])
+        starts = np.cumsum(lengths[mine] + 1) - lengths[mine] - 1  # of each episode's observations, one more than its steps
+        rows = np.arange(len(steps)) + np.repeat(np.arange(len(mine)), lengths[mine])
+        observations = np.empty((len(steps) + len(mine), *self.observations.shape[1:]), dtype=self.observations.dtype)
+        observations[rows] = self.observations[self.rows[steps]]
+        observations[starts + lengths[mine]] = self.observations[self.rows[last[mine]] + 1]
+        return Transitions(
+            observations, self.actions[steps], self.rewards[steps], self.terminals[steps], rows, float(self.rewards.std())
+        )
 
 
 class Buffer:
@@ -218,10 +265,9 @@ class Buffer:
         shape, width = data.observations.shape[1:], data.actions.shape[1]
         self._data, self._generator = data, np.random.default_rng(seed)
         self._actions = data.actions.astype(np.float32)
-        self._rewards = (data.rewards / (float(data.rewards.std()) or 1.0)).astype(np.float32)
+        self._rewards = (data.rewards / data.deviation).astype(np.float32)
         self._ahead, self._gamma = steps_ahead, gamma
-        # an episode's steps have observations that follow one another; where that breaks off, its last step is
-        last = np.append(np.flatnonzero(np.diff(data.rows) != 1), len(data) - 1)
+        last = data.last_steps()
         self._left = np.minimum(last[np.searchsorted(last, np.arange(len(data)))] - np.arange(len(data)) + 1, steps_ahead)
         self.dataset_info = DatasetInfo(
             observation_signature=Signature([np.dtype(np.float32)], [shape]),
@@ -266,15 +312,38 @@ class OfflineModel:
     """One d3rlpy algorithm on one dataset: trained in pieces, saved, and asked for its deterministic actions."""
 
     def __init__(
-        self, configuration: Any, observations: gymnasium.spaces.Box, actions: gymnasium.spaces.Space[Any], seed: int
+        self,
+        configuration: Any,
+        observations: gymnasium.spaces.Box,
+        actions: gymnasium.spaces.Space[Any],
+        seed: int,
+        execution: Execution | None = None,
     ) -> None:
+        """Where there are several ranks they have to be joined, and each has to come here with the same arguments."""
         import d3rlpy
 
+        execution = execution or Execution()
         d3rlpy.seed(seed)
         torch.manual_seed(seed)
         self.observation_space, self.action_space = observations, actions
-        self.algorithm = configuration.create(device="cpu:0")
+        self._ranks = execution.ranks
+        self.algorithm = configuration.create(device=str(execution.device), enable_ddp=self._ranks.several)
         self.algorithm.create_impl(observations.shape, _action_size(actions))
+        if self._ranks.several:
+            self._complete_ddp()
+            # the same weights on every rank, and from here on noise of its own
+            torch.manual_seed(int(np.random.SeedSequence((seed, self._ranks.rank)).generate_state(1)[0]))
+
+    def _complete_ddp(self) -> None:
+        """What d3rlpy 2.8's distributed switch leaves out for the learners here."""
+        from d3rlpy.models.torch import compute_deterministic_imitation_loss
+
+        impl, modules = self.algorithm.impl, self.algorithm.impl.modules
+        if getattr(impl, "_policy_type", None) == "deterministic":  # cloning asserts the policy's bare class
+            impl.compute_loss = lambda seen, taken: compute_deterministic_imitation_loss(modules.imitator, seen, taken)
+        if getattr(modules, "temp_optim", None) is not None:  # read off its wrapper, the temperature's gradient stays each rank's
+            own = list(modules.log_temp.parameters())
+            modules.temp_optim.optim.register_step_pre_hook(lambda *_: self._ranks.average_gradients(own))
 
     @property
     def steps(self) -> int:
@@ -282,16 +351,24 @@ class OfflineModel:
         return int(self.algorithm.grad_step)
 
     def fit(self, buffer: Buffer, steps: int, rate: float) -> dict[str, float]:
-        """Take gradient steps with d3rlpy's own loop at one learning rate; returns its mean losses by name."""
+        """Take gradient steps with d3rlpy's own loop at one learning rate; returns its mean losses by name, this rank's own.
+
+        Raises RankLost when another rank has ended meanwhile.
+        """
         from d3rlpy.logging import NoopAdapterFactory
 
         for optimizer in self._parts().values():
             if hasattr(optimizer, "optim"):
                 for group in optimizer.optim.param_groups:
                     group["lr"] = rate if group["lr"] > 0.0 else 0.0
-        ((_, losses),) = self.algorithm.fit(
-            buffer, n_steps=steps, n_steps_per_epoch=steps, logger_adapter=NoopAdapterFactory(), show_progress=False
-        )
+        try:
+            ((_, losses),) = self.algorithm.fit(
+                buffer, n_steps=steps, n_steps_per_epoch=steps, logger_adapter=NoopAdapterFactory(), show_progress=False
+            )
+        except RuntimeError as error:
+            if not self._ranks.several or isinstance(error, RankLost):
+                raise
+            raise RankLost(f"another rank has ended or cannot be reached: {error}") from error
         return {name: float(value) for name, value in losses.items() if not name.startswith("time_")}
 
     def predict(self, observations: NDArray[np.float32], deterministic: bool = True) -> tuple[NDArray[Any], None]:
@@ -301,18 +378,21 @@ class OfflineModel:
         return self.algorithm.predict(observations), None
 
     def network(self) -> nn.Module:
-        """Observation (N, D) -> action values (N, F) when discrete, or actions (N, A): plain layers that share the weights."""
-        modules = self.algorithm.impl.modules
+        """Observation (N, D) -> action values (N, F) when discrete, or actions (N, A): plain layers on the CPU; they share
+        the weights where those are there.
+        """
+        parts = self._parts()
         discrete = isinstance(self.action_space, gymnasium.spaces.Discrete)
-        if hasattr(modules, "imitator"):
-            network, head = modules.imitator, modules.imitator._fc
+        if "imitator" in parts:
+            network, head = parts["imitator"], parts["imitator"]._fc
         elif discrete:
-            (network,) = modules.q_funcs
+            (network,) = parts["q_funcs"]
             head = network._fc
         else:
-            network, head = modules.policy, modules.policy._mu
+            network, head = parts["policy"], parts["policy"]._mu
         layers = (network._encoder._layers, head)
-        return nn.Sequential(*layers) if discrete else nn.Sequential(*layers, nn.Tanh())
+        drawn = nn.Sequential(*layers) if discrete else nn.Sequential(*layers, nn.Tanh())
+        return drawn if head.weight.device.type == "cpu" else copy.deepcopy(drawn).cpu()
 
     def state(self) -> dict[str, Any]:
         """Weights, optimizer states and the number of steps, of tensors and plain numbers only."""
@@ -331,9 +411,16 @@ class OfflineModel:
         self.algorithm.set_grad_step(state["steps"])
 
     def _parts(self) -> dict[str, Any]:
+        """Networks, without what wraps them on several ranks, and optimizers, by d3rlpy's names."""
+        from d3rlpy.torch_utility import unwrap_ddp_model
+
         modules = self.algorithm.impl.modules
         found = {entry.name: getattr(modules, entry.name) for entry in dataclasses.fields(modules)}
-        return {name: part for name, part in found.items() if part is not None}
+        return {
+            name: unwrap_ddp_model(part) if isinstance(part, nn.Module) else part
+            for name, part in found.items()
+            if part is not None
+        }
 
 
 def to_bytes(states: dict[str, Any]) -> bytes:
@@ -344,8 +431,8 @@ def to_bytes(states: dict[str, Any]) -> bytes:
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
-    """What ``to_bytes`` wrote; nothing but tensors and plain values is ever unpickled."""
-    states: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    """What ``to_bytes`` wrote, on the CPU; nothing but tensors and plain values is ever unpickled."""
+    states: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     return states
 
 

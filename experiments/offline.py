@@ -2,25 +2,32 @@
 
 Both take the same number of gradient steps, so a run that is stopped, out of time or resumed compares them on equal terms. While
 they learn, both are watched in a few training worlds; nothing is chosen by what is seen there.
+
+On several ranks (torchrun) every rank learns from its own episodes of the dataset, and the first one alone records, watches, logs
+and saves.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch.distributed
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.logger import configure
 
 import arbgym
+from agents.distributed import Ranks
 from agents.offline import Buffer, OfflineModel, OfflineRecipe, from_bytes, quiet, to_bytes
-from agents.recipe import use_threads
+from agents.recipe import Execution, use_threads
 from arbgym import policy as policies
 from arbgym.evaluation import Decide, EncodedPolicy, Simulator
 from arbgym.spec import action_space, decode, observation_space
@@ -40,23 +47,74 @@ Config = RunConfig[OfflineRecipe, Any]
 
 
 def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
-    """A training on the configured dataset, or on one that is recorded first. Raises ValueError where it cannot be run."""
+    """A training on the configured dataset, or on one that is recorded first. Raises ValueError where it cannot be run.
+
+    On several ranks each calls this and what it returns; what one of them refuses, all do. They take leave of one another when
+    the learning is over.
+    """
     require_offline()
     use_threads(config.threads)
     quiet()
-    given = None if config.agent.dataset is None else read(config.agent.dataset, config, Console(stderr=True))
-    team = _team(config)
-    if checkpoint is not None:
-        states = from_bytes(checkpoint[0].read_bytes())
-        if set(states) != set(team):
-            raise ConfigError(f"{checkpoint[0]}: holds {', '.join(states)}; accepted are {', '.join(team)}")
-        for name, model in team.items():
-            model.restore(states[name])
+    ranks = Ranks.from_environment()
+    recipe = config.agent.shared(ranks)
+    execution = Execution(device=ranks.device("cpu"), ranks=ranks)
+    ranks.join(execution.device)
+    try:
+        given, states = _together(execution, lambda: _inputs(config, checkpoint, ranks))
+        team = _team(config, recipe, execution)
+        _together(execution, lambda: _restore(team, checkpoint, states))
+    except BaseException:
+        ranks.leave()
+        raise
 
     def learn(folder: Path, console: Console) -> Learned:
-        return _learn(config, team, given or _record(config, folder, console), folder, console)
+        try:
+            return _learn(config, execution, team, given or _record(config, execution, folder, console), folder, console)
+        finally:
+            ranks.leave()
 
     return learn
+
+
+Result = TypeVar("Result")
+
+
+def _together(execution: Execution, work: Callable[[], Result]) -> Result:
+    """What it gives; ValueError on every rank when one of them refuses, so that none goes on and waits for the others."""
+    refused: ValueError | None = None
+    try:
+        result = work()
+    except ValueError as error:
+        refused = error
+    if execution.ranks.any(refused is not None, execution.device):
+        raise refused or ConfigError("another rank refuses the dataset or the checkpoint, and says why")
+    return result
+
+
+def _inputs(config: Config, checkpoint: tuple[Path, int] | None, ranks: Ranks) -> tuple[Dataset | None, dict[str, Any]]:
+    """This rank's share of the configured dataset, and the learners' states in the checkpoint, as far as there are any."""
+    states = {} if checkpoint is None else from_bytes(checkpoint[0].read_bytes())
+    if config.agent.dataset is None:
+        return None, states
+    return _share(config, ranks, read(config.agent.dataset, config, Console(stderr=True, quiet=not ranks.first))), states
+
+
+def _share(config: Config, ranks: Ranks, dataset: Dataset) -> Dataset:
+    if not ranks.several:
+        return dataset
+    try:
+        return dataclasses.replace(dataset, data=dataset.data.share(ranks, config.seed))
+    except ValueError as error:
+        raise ConfigError(f"dataset = {str(dataset.path)!r}: {error}") from error
+
+
+def _restore(team: dict[str, OfflineModel], checkpoint: tuple[Path, int] | None, states: dict[str, Any]) -> None:
+    if checkpoint is None:
+        return
+    if set(states) != set(team):
+        raise ConfigError(f"{checkpoint[0]}: holds {', '.join(states)}; accepted are {', '.join(team)}")
+    for name, model in team.items():
+        model.restore(states[name])
 
 
 def dataset_of(config: Config, folder: Path) -> Path:
@@ -89,17 +147,30 @@ def companions(config: RunConfig[Any, Any], folder: Path) -> dict[str, Decide | 
     return found
 
 
-def _team(config: Config) -> dict[str, OfflineModel]:
+def _team(config: Config, recipe: OfflineRecipe, execution: Execution) -> dict[str, OfflineModel]:
     """The learner, and behaviour cloning unless it is not wanted, before their first step."""
     definition, encoding = config.definition, config.action
     spaces = observation_space(definition.observation), action_space(definition.action, encoding)
-    configurations = {config.agent.algorithm: config.agent.configure(encoding)}
-    if config.agent.cloning:
-        configurations[CLONING] = config.agent.configure_cloning(encoding)
-    return {name: OfflineModel(configuration, *spaces, config.seed) for name, configuration in configurations.items()}
+    configurations = {recipe.algorithm: recipe.configure(encoding)}
+    if recipe.cloning:
+        configurations[CLONING] = recipe.configure_cloning(encoding)
+    return {name: OfflineModel(entry, *spaces, config.seed, execution) for name, entry in configurations.items()}
 
 
-def _record(config: Config, folder: Path, console: Console) -> Dataset:
+def _record(config: Config, execution: Execution, folder: Path, console: Console) -> Dataset:
+    """This rank's share of a dataset that the first rank records into the run."""
+    ranks = execution.ranks
+    path = _together(execution, lambda: _recording(config, folder, console) if ranks.first else None)
+    if ranks.several:
+        told = [path]
+        torch.distributed.broadcast_object_list(told, device=execution.device)
+        (path,) = told
+    assert path is not None
+    reading = console if ranks.first else Console(quiet=True)
+    return _together(execution, lambda: _share(config, ranks, read(path, config, reading)))
+
+
+def _recording(config: Config, folder: Path, console: Console) -> Path:
     recipe = config.agent
     console.print(f"no dataset is given: recording {recipe.episodes:,} episodes by {recipe.policy} ...")
     recording: RecordConfig[Any] = RecordConfig(
@@ -119,38 +190,45 @@ def _record(config: Config, folder: Path, console: Console) -> Dataset:
     source = read_source(path)
     if source is not None and source["stopped_by"] == "signal":
         raise ConfigError(f"stopped while recording: {source['episodes']:,} episodes are kept; learn with --agent.dataset {path}")
-    return read(path, config, console)
+    return path
 
 
-def _learn(config: Config, team: dict[str, OfflineModel], dataset: Dataset, folder: Path, console: Console) -> Learned:
-    recipe = config.agent
+def _learn(
+    config: Config, execution: Execution, team: dict[str, OfflineModel], dataset: Dataset, folder: Path, console: Console
+) -> Learned:
+    recipe, ranks, device = config.agent, execution.ranks, execution.device
     learner = team[recipe.algorithm]
     begun_at = learner.steps
     data = dataset.data
-    console.print(f"learning from {len(data):,} steps of {dataset.episodes:,} episodes in {dataset.path}")
+    if ranks.first:
+        of = f", as one of {ranks.world} ranks, from its share of" if ranks.several else " of"
+        console.print(f"learning from {len(data):,} steps{of} {dataset.episodes:,} episodes in {dataset.path}")
+    own = (ranks.rank,) if ranks.several else ()
     buffers = {
-        name: Buffer(data, model.action_space, (config.seed, begun_at, k), recipe.steps_ahead, recipe.gamma)
+        name: Buffer(data, model.action_space, (config.seed, begun_at, k, *own), recipe.steps_ahead, recipe.gamma)
         for k, (name, model) in enumerate(team.items())
     }
-    watch = _Watch(config, team, folder, console)
+    watch = _Watch(config, team, folder, console) if ranks.first else _Unwatched()
+    stop = StopSignal() if ranks.first else StopSignal(f"rank {ranks.rank}: stopping with the others (once more to end at once)")
     seconds = None if config.minutes is None else 60.0 * config.minutes
     begun, stopped_by, saved = time.perf_counter(), "steps", begun_at
-    with StopSignal() as stop, watch:
+    with stop, watch:
         while learner.steps < config.steps:
             chunk = min(_CHUNK, config.steps - learner.steps)
             for name, model in team.items():
                 losses = model.fit(buffers[name], chunk, recipe.rate(model.steps / config.steps))
                 watch.add(name, losses, chunk)
-            if learner.steps - saved >= config.checkpoint_steps:
+            if ranks.first and learner.steps - saved >= config.checkpoint_steps:
                 save(team, folder)
                 saved = learner.steps
-            if stop.received:
+            if ranks.any(stop.received, device):
                 stopped_by = "signal"
                 break
-            if seconds is not None and time.perf_counter() - begun >= seconds:
+            if seconds is not None and ranks.any(time.perf_counter() - begun >= seconds, device):
                 stopped_by = "minutes"
                 break
-    save(team, folder)
+    if ranks.first:
+        save(team, folder)
     total = max(time.perf_counter() - begun, 1e-9)
     steps = learner.steps - begun_at
     speed = {"steps": steps, "steps_per_second": steps / total, "seconds": total, **watch.shares(total)}
@@ -163,6 +241,23 @@ def save(team: dict[str, OfflineModel], folder: Path) -> None:
     steps = max(model.steps for model in team.values())
     states = to_bytes({name: model.state() for name, model in team.items()})
     write_atomically(folder / CHECKPOINTS / f"step_{steps:012d}.zip", states)
+
+
+class _Unwatched:
+    """What a rank has in place of a ``_Watch`` that leaves that to the first one."""
+
+    def __enter__(self) -> _Unwatched:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def add(self, name: str, losses: dict[str, float], steps: int) -> None:
+        """One learner's mean losses over so many steps."""
+
+    def shares(self, total: float) -> dict[str, float]:
+        """Shares of the time: all of it is spent on gradient steps."""
+        return {"simulation_share": 0.0, "learner_share": 1.0, "rest_share": 0.0}
 
 
 class _Watch:
