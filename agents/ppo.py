@@ -1,4 +1,4 @@
-"""PPO (Schulman et al. 2017, arXiv 1707.06347) by stable-baselines3, sized for many environments on a CPU.
+"""PPO (Schulman et al. 2017, arXiv 1707.06347) sized for many environments: ``agents.tensor_ppo``, or stable-baselines3's own.
 
 On a CPU the networks' arithmetic is the cost, not the market: few epochs, large minibatches, small ReLU networks.
 """
@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import torch
 from stable_baselines3 import PPO
 from torch import nn
 
-from agents.recipe import linear_schedule, require, require_hidden, waiting_bias
+from agents.recipe import Execution, linear_schedule, require, require_hidden, waiting_bias
+from agents.tensor_ppo import TensorPPO
 from agents.vec import NativeVecEnv
 from arbgym.spec import Encoding
 
@@ -52,7 +53,11 @@ class PPORecipe:
     max_gradient_norm: float = 0.5
     """gradients are scaled down to this norm"""
     hidden: tuple[int, ...] = (64, 64)
-    """widths of the ReLU layers of policy and value network, each"""
+    """widths of the layers of policy and value network, each"""
+    activation: Literal["relu", "tanh"] = "relu"
+    """between the layers; on a CPU a tanh costs as much as the layer before it"""
+    masks: bool = False
+    """never take an action that cannot be carried out (see ``action_masks``), in training, in the judgement and as exported"""
     acting_probability: float | None = None
     """probability at the start of training that an action is not the first component's first value (wait, hold); where the first
     sale ends the episode, a policy that starts by trying everything equally never sees what waiting is worth and learns to sell
@@ -82,14 +87,29 @@ class PPORecipe:
         """Environment steps between two updates: a budget is rounded up to a whole number of them."""
         return self.environments * self.rollout_steps
 
-    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> PPO:
-        """A stable-baselines3 model on the CPU; ``seed`` sets its weights and its exploration."""
-        model = PPO(
+    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None, execution: Execution | None = None) -> PPO:
+        """A model that learns from ``env``, this rank's share of the environments; ``seed`` sets its weights and its exploration.
+
+        Raises ValueError when the numbers cannot be split over the ranks, or the stock learner is asked for what it has not.
+        """
+        execution = execution or Execution()
+        kind: Any = TensorPPO
+        own: dict[str, Any] = {
+            "masks": self.masks,
+            "precision": execution.precision,
+            "compile": execution.compile,
+            "ranks": execution.ranks,
+        }
+        if execution.learner == "sb3":
+            execution.require_stock(masks=self.masks)
+            kind, own = PPO, {}
+        minibatch = min(self.minibatch, self.update_steps)
+        model: PPO = kind(
             "MlpPolicy",
             env,
             learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
             n_steps=self.rollout_steps,
-            batch_size=min(self.minibatch, self.update_steps),
+            batch_size=execution.ranks.share("minibatch", minibatch),
             n_epochs=self.epochs,
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
@@ -97,10 +117,11 @@ class PPORecipe:
             ent_coef=self.entropy_weight,
             vf_coef=self.value_weight,
             max_grad_norm=self.max_gradient_norm,
-            policy_kwargs={"net_arch": list(self.hidden), "activation_fn": nn.ReLU},
+            policy_kwargs={"net_arch": list(self.hidden), "activation_fn": nn.ReLU if self.activation == "relu" else nn.Tanh},
             tensorboard_log=None if tensorboard is None else str(tensorboard),
             seed=seed,
-            device="cpu",
+            device=execution.device,
+            **own,
         )
         if self.acting_probability is not None:
             _start_waiting(model, self.acting_probability)

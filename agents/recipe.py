@@ -14,6 +14,9 @@ import torch
 
 from agents.distributed import Ranks
 
+Compile = Literal["off", "default", "reduce-overhead"]
+Precision = Literal["float32", "bf16"]
+
 
 @dataclass(frozen=True)
 class Execution:
@@ -23,12 +26,24 @@ class Execution:
     """tensor-resident learners, or stable-baselines3's own"""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """where networks, rollouts and replay live"""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     """arithmetic of the networks while they learn"""
-    compile: Literal["off", "default", "reduce-overhead"] = "off"
+    compile: Compile = "off"
     """torch.compile of the update; reduce-overhead replays it as CUDA graphs"""
     ranks: Ranks = field(default_factory=Ranks)
     """processes that learn together"""
+
+    def require_stock(self, masks: bool) -> None:
+        """Refuse what stable-baselines3's own learners do not have."""
+        asked = {
+            "masks": masks,
+            f"precision = {self.precision!r}": self.precision != "float32",
+            f"compile = {self.compile!r}": self.compile != "off",
+            f"{self.ranks.world} ranks": self.ranks.several,
+        }
+        for name, wanted in asked.items():
+            if wanted:
+                raise ValueError(f"learner = 'sb3' with {name}; accepted with it is learner = 'arbgym'")
 
 
 def require(name: str, value: float, low: float, high: float) -> None:

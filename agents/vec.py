@@ -73,7 +73,7 @@ class NativeVecEnv(VecEnv):
 
     @property
     def infos(self) -> LazyInfos:
-        """What ``step_wait`` would hand out as ``infos`` after ``step_tensors``: dictionaries are made when they are looked at."""
+        """What ``step_wait`` would hand out as ``infos`` after ``step_tensors``: dictionaries are made when they are read."""
         return LazyInfos(self)
 
     def reset(self) -> NDArray[np.float32]:

@@ -50,6 +50,7 @@ Floats = NDArray[np.float64]
 Autoreset = Literal["same_step", "next_step", "disabled"]
 _AUTORESETS: tuple[Autoreset, ...] = ("same_step", "next_step", "disabled")
 _SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
+_SERIAL_ROWS = 16
 _PHYSICAL = 3  # "encoding" of actions that are decisions already
 
 
@@ -61,8 +62,8 @@ class Definition:
     is accepted; ``build_world(config, tape)`` returns a NamedTuple of read-only arrays. ``state`` is the dtype of a row and has
     int64 fields ``seed`` and ``episode``. ``reward_parts`` are the ``info`` names that add up to ``net_profit``: the first
     positive, the others costs. ``opportunity(env)``, where there is one, says what each environment's next decision is about, as
-    columns of the table ``opportunities`` (``arbgym.data.tables``). ``mask(world, s, out)``, where there is one, writes False into
-    out bool (A, V) for each value of a component that could not be carried out now; a component's first value always can.
+    columns of the table ``opportunities`` (``arbgym.data.tables``). ``mask(world, s, out)``, where there is one, writes False
+    into out bool (A, V) for each value of a component that could not be carried out now; a component's first value always can.
     """
 
     id: str
@@ -204,7 +205,13 @@ def _advance(
 
 
 def _allow(
-    world: Any, encoding: int, sizes: NDArray[np.int64], places: NDArray[np.int64], state: NDArray[np.void], allowed: Any, masks: Any
+    world: Any,
+    encoding: int,
+    sizes: NDArray[np.int64],
+    places: NDArray[np.int64],
+    state: NDArray[np.void],
+    allowed: Any,
+    masks: Any,
 ) -> None:
     """Each row's allowed values (N, A, V), and from them its mask (N, L) in one encoding; ``places`` (L, A) are the discrete
     actions as places in the components' values.
@@ -231,7 +238,7 @@ def _allow(
 
 
 class Drivers(NamedTuple):
-    """The compiled loop of one definition; the serial one serves a batch of one. ``masks`` is None where nothing is ever masked."""
+    """The compiled loop of one definition; the serial one serves a batch of one. ``masks`` is None where nothing is masked."""
 
     serial: Any
     parallel: Any
@@ -334,7 +341,8 @@ class _Core:
             scales=np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy(),
         )
         drivers = _drivers(definition)
-        self._loop = drivers.parallel if num_envs > 1 else drivers.serial
+        # a few rows are done before a second thread has woken up
+        self._loop = drivers.parallel if num_envs > _SERIAL_ROWS else drivers.serial
         self._mask_loop = drivers.masks
         self._masks: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None  # made when first asked for
         self._places = flat_places(definition.action)
@@ -483,10 +491,12 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """Which actions can be carried out now, bool (N, L), in a buffer that the next call rewrites.
 
         L is the sum of the components' sizes for multidiscrete actions (one component after the other) and the number of actions
-        for discrete ones, as sb3-contrib's MaskablePPO reads them. An action that is not allowed may be taken: it comes to nothing, or reverts.
+        for discrete ones, as sb3-contrib's MaskablePPO reads them. What is not allowed may be taken: it comes to nothing, or
+        reverts.
         Raises AttributeError for continuous actions.
         """
-        return self.core.masks()
+        masks: NDArray[np.bool_] = self.core.masks()
+        return masks
 
     def _require_started(self) -> None:
         if not self.core.started:
@@ -543,7 +553,8 @@ class NativeEnv(gymnasium.Env[Any, Any]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions can be carried out now, bool (L,): see ``NativeVectorEnv.action_masks``."""
-        return self.core.masks()[0].copy()
+        masks: NDArray[np.bool_] = self.core.masks()[0].copy()
+        return masks
 
 
 def _seed_list(seed: Sequence[int | None], state: NDArray[np.void]) -> NDArray[np.int64]:

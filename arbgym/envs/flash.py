@@ -427,7 +427,7 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
 
 @kernel
 def mask(world: World, s: Any, out: Any) -> None:
-    """A route that pays nothing or that nobody lends for, and a lender that is closed, unknown here or lends for no such route."""
+    """A route that pays nothing or that nobody lends for; a lender that is closed, unknown here or lends for no such route."""
     c = world.config[0]
     if c.auction != 0:
         return
