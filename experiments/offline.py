@@ -283,8 +283,8 @@ class _Watch:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if any(self._taken.values()):
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None and any(self._taken.values()):
             self._log()
         self._bar.stop()
         self._logger.close()

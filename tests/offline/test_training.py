@@ -18,17 +18,17 @@ import pytest
 pytest.importorskip("d3rlpy", reason="offline learning has an environment of its own: make offline, make test-offline")
 
 from agents.export import differing_actions, export
-from agents.offline import Buffer, CQLRecipe, IQLRecipe, OfflineModel, Transitions, from_bytes, to_bytes
+from agents.offline import Buffer, OfflineModel, Transitions, from_bytes, to_bytes
 from arbgym import policy as policies
 from experiments.evaluate import evaluate_run
 from experiments.saved import load_learning_curve
 from experiments.train import main
 from tests.experiments.conftest import only_run
 from tests.offline.conftest import TINY
+from tests.offline.learners import CASES, recipe_of, toy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NAMES = {"iql_flash": "continuous", "cql_flash": "discrete"}
-CASES = (("iql", "continuous"), ("cql", "continuous"), ("cql", "discrete"), ("cloning", "continuous"), ("cloning", "discrete"))
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -190,28 +190,9 @@ def test_another_algorithms_checkpoint_is_refused(
 
 
 # ----------------------------------------------------------------------------------------------------- the learners alone
-def toy(encoding: str, count: int = 4_000) -> tuple[Transitions, Any, Any]:
-    """A bandit played at random: the reward is highest where the first action equals the first observation."""
-    generator = np.random.default_rng(0)
-    observations = generator.uniform(-0.8, 0.8, (count + 1, 2)).astype(np.float32)
-    seen = observations[:-1, 0]
-    if encoding == "discrete":
-        space: Any = gymnasium.spaces.Discrete(5)
-        actions = generator.integers(0, 5, (count, 1))
-        meant = actions[:, 0] / 2.5 - 0.8
-    else:
-        space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-        actions = generator.uniform(-1.0, 1.0, (count, 2)).astype(np.float32)
-        meant = actions[:, 0]
-    rewards = (-np.abs(meant - seen)).astype(np.float32)
-    box = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
-    return Transitions(observations, actions, rewards, np.zeros(count, dtype=bool), np.arange(count)), box, space
-
-
 def model(algorithm: str, encoding: str) -> tuple[OfflineModel, Buffer, Transitions]:
     data, box, space = toy(encoding)
-    kind = IQLRecipe if algorithm == "iql" else CQLRecipe
-    recipe = kind(batch=128, hidden=(32, 32), **({"conservatism": 0.01} if kind is CQLRecipe else {}))
+    recipe = recipe_of(algorithm)
     configuration = recipe.configure_cloning(encoding) if algorithm == "cloning" else recipe.configure(encoding)
     return OfflineModel(configuration, box, space, seed=1), Buffer(data, space, 1), data
 
