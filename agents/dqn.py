@@ -1,4 +1,4 @@
-"""DQN (Mnih et al. 2015, doi 10.1038/nature14236) by stable-baselines3, for the discrete encoding of an action."""
+"""DQN (Mnih et al. 2015, doi 10.1038/nature14236) for the discrete encoding of an action."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.noise import ActionNoise
 from torch import nn
 
-from agents.recipe import linear_schedule, require, require_hidden
+from agents.recipe import Execution, linear_schedule, require, require_hidden
+from agents.replay import require_priorities
+from agents.tensor_dqn import TensorDQN
 from agents.vec import NativeVecEnv
 from arbgym.spec import Encoding
 
@@ -59,6 +61,16 @@ class DQNRecipe:
     sale ends the episode, equally likely random actions never see what waiting is worth. None leaves them equally likely"""
     waiting_value: float = 0.05
     """what waiting seems to be worth more than the rest at the start, in units of the reward, with an acting_probability"""
+    prioritised: bool = False
+    """sample transitions by their last error (Schaul et al. 2016, arXiv 1511.05952), not uniformly"""
+    alpha: float = 0.6
+    """how far errors decide with prioritised: 0 is uniform, 1 in proportion"""
+    beta: float = 0.4
+    """how far importance weights undo that bias at the start of training, with prioritised; 1 at the end (linear)"""
+    double: bool = False
+    """choose the next action by the learning network, value it by the target network (van Hasselt et al. 2016): less optimism"""
+    masks: bool = False
+    """neither take nor value actions that the environment says cannot be carried out now"""
 
     def __post_init__(self) -> None:
         require("environments", self.environments, 1, 1_000_000)
@@ -78,59 +90,100 @@ class DQNRecipe:
         require("waiting_value", self.waiting_value, 0.0, 1e6)
         if self.acting_probability is not None:
             require("acting_probability", self.acting_probability, 1e-6, 1.0 - 1e-6)
+        require_priorities(self.alpha, self.beta)
+        if self.batch > self.buffer:
+            raise ValueError(f"batch = {self.batch} with a buffer of {self.buffer}; accepted is a batch that the buffer holds")
 
     @property
     def update_steps(self) -> int:
         """Environment steps between two updates: a budget is rounded up to a whole number of them."""
         return self.environments
 
-    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> DQN:
-        """A stable-baselines3 model on the CPU; ``seed`` sets its weights and its exploration."""
-        kind = DQN if self.acting_probability is None else WaitingDQN
-        model = kind(
-            "MlpPolicy",
-            env,
-            learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
-            buffer_size=self.buffer,
-            learning_starts=self.learning_starts,
-            batch_size=self.batch,
-            tau=1.0,
-            gamma=self.gamma,
-            train_freq=1,
-            gradient_steps=self.gradient_steps,
-            n_steps=self.steps_ahead,
-            target_update_interval=self.target_interval,
-            exploration_fraction=self.exploration_share,
-            exploration_final_eps=self.final_exploration,
-            max_grad_norm=self.max_gradient_norm,
-            policy_kwargs={"net_arch": list(self.hidden), "activation_fn": nn.ReLU},
-            tensorboard_log=None if tensorboard is None else str(tensorboard),
-            seed=seed,
-            device="cpu",
-        )
-        if isinstance(model, WaitingDQN) and self.acting_probability is not None:
-            model.start_waiting(self.acting_probability, self.waiting_value)
+    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None, execution: Execution | None = None) -> DQN:
+        """A model; ``seed`` sets its weights and its exploration. ``env`` has this rank's share of the environments.
+
+        Raises ValueError for what cannot be split evenly over the ranks, and for what the stock learner does not have.
+        """
+        execution = execution or Execution()
+        ranks = execution.ranks
+        ranks.share("environments", self.environments)
+        arguments: dict[str, Any] = {
+            "learning_rate": linear_schedule(self.learning_rate, self.final_learning_rate_share),
+            "buffer_size": ranks.share("buffer", self.buffer),
+            "learning_starts": self.learning_starts,
+            "batch_size": ranks.share("batch", self.batch),
+            "tau": 1.0,
+            "gamma": self.gamma,
+            "train_freq": 1,
+            "gradient_steps": self.gradient_steps,
+            "n_steps": self.steps_ahead,
+            "target_update_interval": self.target_interval,
+            "exploration_fraction": self.exploration_share,
+            "exploration_final_eps": self.final_exploration,
+            "max_grad_norm": self.max_gradient_norm,
+            "policy_kwargs": {"net_arch": list(self.hidden), "activation_fn": nn.ReLU},
+            "tensorboard_log": None if tensorboard is None else str(tensorboard),
+            "seed": seed,
+            "device": execution.device,
+        }
+        if execution.learner == "sb3":
+            model = self._stock(env, arguments, execution)
+        else:
+            model = TensorDQN(
+                "MlpPolicy",
+                env,
+                prioritised=self.prioritised,
+                alpha=self.alpha,
+                beta=self.beta,
+                double=self.double,
+                masks=self.masks,
+                acting_probability=self.acting_probability,
+                precision=execution.precision,
+                compile=execution.compile,
+                ranks=ranks,
+                **arguments,
+            )
+        if self.acting_probability is not None:
+            _start_waiting(model, self.waiting_value)
+        return model
+
+    def _stock(self, env: NativeVecEnv, arguments: dict[str, Any], execution: Execution) -> DQN:
+        asked = {
+            "ranks": execution.ranks.several,
+            "precision": execution.precision != "float32",
+            "compile": execution.compile != "off",
+            "prioritised": self.prioritised,
+            "double": self.double,
+            "masks": self.masks,
+        }
+        if any(asked.values()):
+            names = ", ".join(name for name, value in asked.items() if value)
+            raise ValueError(f"learner = 'sb3' with {names}; accepted is learner = 'arbgym'")
+        if self.acting_probability is None:
+            return DQN("MlpPolicy", env, **arguments)
+        model = WaitingDQN("MlpPolicy", env, **arguments)
+        model.acting_probability = self.acting_probability
         return model
 
 
+def _start_waiting(model: DQN, waiting_value: float) -> None:
+    """Raise the value of the first action at the start."""
+    for network in (model.q_net, model.q_net_target):
+        head = network.q_net[-1]
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"value head {type(head).__name__}; accepted is Linear")
+        with torch.no_grad():
+            head.weight.mul_(0.01)  # else the values' random start drowns what waiting is worth more
+            head.bias.zero_()
+            head.bias[0] = waiting_value
+
+
 class WaitingDQN(DQN):
-    """DQN that explores each environment by itself and rarely acts: a random action is the first one (wait, hold) with
-    probability ``1 - acting_probability``.
+    """The library's DQN that explores each environment by itself and rarely acts: a random action is the first one (wait, hold)
+    with probability ``1 - acting_probability``.
     """
 
     acting_probability: float = 0.5
-
-    def start_waiting(self, acting_probability: float, waiting_value: float) -> None:
-        """Set the exploration's probability, and raise the value of the first action at the start."""
-        self.acting_probability = acting_probability
-        for network in (self.q_net, self.q_net_target):
-            head = network.q_net[-1]
-            if not isinstance(head, nn.Linear):
-                raise TypeError(f"value head {type(head).__name__}; accepted is Linear")
-            with torch.no_grad():
-                head.weight.mul_(0.01)  # else the values' random start drowns what waiting is worth more
-                head.bias.zero_()
-                head.bias[0] = waiting_value
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from stable_baselines3 import DQN
 
 from agents.dqn import DQNRecipe, WaitingDQN
 from agents.ppo import PPORecipe
+from agents.recipe import Execution
+from agents.tensor_dqn import TensorDQN
 from agents.vec import NativeVecEnv
 from arbgym.engine import NativeVectorEnv
 
@@ -50,18 +52,20 @@ def test_a_continuous_policy_starts_at_the_lower_end() -> None:
     assert (actions < -0.9).all()
 
 
-def test_dqn_explores_each_environment_by_itself_and_rarely_acts() -> None:
+@pytest.mark.parametrize(("learner", "kind"), [("sb3", WaitingDQN), ("arbgym", TensorDQN)])
+def test_dqn_explores_each_environment_by_itself_and_rarely_acts(learner: Literal["sb3", "arbgym"], kind: type[DQN]) -> None:
     env = batch("discrete", 2_000)
     recipe = DQNRecipe(environments=2_000, buffer=4_000, learning_starts=10, acting_probability=0.05)
-    model = recipe.build(env, seed=3)
-    assert isinstance(model, WaitingDQN)
+    model = recipe.build(env, seed=3, execution=Execution(learner=learner))
+    assert isinstance(model, kind)
     model._last_obs = env.reset()
     actions, stored = model._sample_action(learning_starts=10, n_envs=2_000)
     assert np.array_equal(actions, stored) and set(np.unique(actions)) == {0, 1}
     assert actions.mean() == pytest.approx(0.05, abs=0.02)
     greedy, _ = model.predict(env.reset(), deterministic=True)
     assert greedy.mean() < 0.2  # holding seems worth more at the start
-    assert type(replace(recipe, acting_probability=None).build(env, seed=3)) is DQN
+    plain = replace(recipe, acting_probability=None).build(env, seed=3, execution=Execution(learner=learner))
+    assert type(plain) is (DQN if learner == "sb3" else TensorDQN)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, float("nan"), -0.1])
