@@ -30,7 +30,7 @@ from tests.offline.learners import CASES, EPISODES, STEPS, recipe_of, toy
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TWO = (Ranks(0, 2, 0, 2), Ranks(1, 2, 1, 2))
-PATIENCE = 200.0  # seconds until a phase that does not come is given up
+PATIENCE = 120.0  # seconds until a phase that does not come is given up
 
 
 def torchrun(phases: str, out: Path, dataset: Path) -> subprocess.Popen[str]:
@@ -43,6 +43,12 @@ def torchrun(phases: str, out: Path, dataset: Path) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Have torchrun end its ranks, if it still runs."""
+    if process.poll() is None:
+        process.terminate()
 
 
 # ----------------------------------------------------------------------------------------------------- the learners alone
@@ -188,12 +194,14 @@ def runs(data: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tup
         for phase, number in (("stop", signal.SIGTERM), ("lose", signal.SIGKILL)):
             deadline = time.monotonic() + PATIENCE
             while not list((out / phase / CHECKPOINTS).glob("step_*.zip")):
-                assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+                if process.poll() is not None or time.monotonic() > deadline:
+                    end(process)
+                    raise AssertionError(f"{phase}: {process.communicate()[0]}")
                 time.sleep(0.05)
             os.kill(int((out / "rank1.pid").read_text()), number)
         output, _ = process.communicate(timeout=PATIENCE)
     finally:
-        process.kill()
+        end(process)
     found = [json.loads((out / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert "lose" in found[0] and "stop" in found[1], output
     return out, found
