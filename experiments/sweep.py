@@ -6,7 +6,7 @@
     python -m experiments.sweep ppo_flash --trials 200 --engine ray --ray-address auto     # the same study on a cluster
 
 A trial trains for --seconds and is judged on the way on episodes that nothing else uses; its value is the oracle share averaged
-over that time, so it rises when quality comes sooner. The first trial is the named run as it is. Trials that fall behind end early.
+over that time, so it rises when quality comes sooner. The first trial is the named run as it is; trials far behind end early.
 
 The same command again goes on: --trials counts all of the study that ended by themselves, so only what is missing is played.
 Ctrl-C or a crash loses the trials that were running and nothing else. Results are in runs/sweeps/STUDY: study.json with

@@ -63,29 +63,37 @@ class StudySearch(OptunaSearch):
             mode="max",
             sampler=sampler(plan, number),
             study_name=storage.study,
-            storage=storage.load(),
+            storage=storage.load(heartbeat=False),
         )
         self._plan, self._study = plan, study
+        self._judgements: dict[str, int] = {}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep the points so far; a result without a value is an error's message."""
+        """Keep the points so far, or the message of an error."""
         trial = self._ot_trials[trial_id]
-        if POINTS in result:
-            trial.set_user_attr(POINTS, result[POINTS])
-            trial.set_user_attr(PROVENANCE, json.loads(result[PROVENANCE]))  # Tune flattens dictionaries, not text
-            super().on_trial_result(trial_id, result)
-        else:
+        if ERROR in result:
             trial.set_user_attr(ERROR, result[ERROR])
+            return
+        trial.set_user_attr(POINTS, result[POINTS])
+        trial.set_user_attr(PROVENANCE, json.loads(result[PROVENANCE]))  # Tune flattens dictionaries, not text
+        super().on_trial_result(trial_id, result)
+        self._judgements[trial_id] = result["judgement"]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study how the trial ended: complete after its last judgement, failed with an error, pruned before."""
         trial = self._ot_trials[trial_id]
-        if error and ERROR not in trial.user_attrs:
+        if result is not None and result.get("judgement", 0) > self._judgements.get(trial_id, 0):
+            self.on_trial_result(trial_id, result)  # the result on which the scheduler ended the trial comes here alone
+        attributes = self._attributes(trial.number)
+        if error and ERROR not in attributes:
             trial.set_user_attr(ERROR, "the process that played it ended, or was killed: see Ray's log")
-        failed = ERROR in trial.user_attrs
-        finished = result is not None and result.get("judgement") == self._plan.checkpoints
+        failed = error or ERROR in attributes
+        finished = self._judgements.get(trial_id) == self._plan.checkpoints
         super().on_trial_complete(trial_id, result if finished and not failed else None, failed)
         print_trial(self._plan, self._study.get_trials(deepcopy=False)[trial.number], Console())
+
+    def _attributes(self, number: int) -> dict[str, Any]:
+        return self._study.get_trials(deepcopy=False)[number].user_attrs
 
 
 def run_trials(plan: Plan, study: optuna.Study, storage: Storage, trials: int, jobs: int, address: str | None) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import warnings
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,7 @@ def write_record(study: optuna.Study, plan: Plan, folder: Path, jobs: int) -> di
         "search_seed": plan.seed,
         "jobs": jobs,
         "git": git_revision(),
-        "versions": versions(),
+        "versions": versions() | _search_versions(),
         "machine": machine(),
         "best": None if best is None else best.number,
         "trials": [_trial(trial, levels) for trial in trials],
@@ -57,6 +59,14 @@ def write_record(study: optuna.Study, plan: Plan, folder: Path, jobs: int) -> di
         content = {"trial": best.number, "value": best.value, "parameters": best.params, "command": best_command(plan, best)}
         write_atomically(folder / BEST, (json.dumps(content, indent=1) + "\n").encode())
         _draw(study, plan, folder)
+    return found
+
+
+def _search_versions() -> dict[str, str]:
+    found = {}
+    for name in ("optuna", "ray"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

@@ -78,7 +78,6 @@ def space_of(config: RunConfig[Any, Any], only: Sequence[str] = (), fixed: Seque
     table = RANGES.get(str(algorithm))
     if table is None:
         raise ConfigError(f"NAME = {config.name!r}; accepted are runs of {' and '.join(RANGES)}, which learn by acting")
-    table = {name: distribution for name, distribution in table.items() if hasattr(config.agent, name)}
     names = {assignment.partition("=")[0] for assignment in fixed}
     for name in only:
         if name not in table or name in names:

@@ -49,8 +49,11 @@ class Storage:
     heartbeat_s: int = 3
     grace_s: int = 10
 
-    def load(self) -> RDBStorage:
-        """The SQLite file, made where it is missing. Raises ConfigError where it cannot be used."""
+    def load(self, heartbeat: bool = True) -> RDBStorage:
+        """The SQLite file, made where it is missing; trials send signs of life where ``Study.optimize`` plays them.
+
+        Raises ConfigError where it cannot be used.
+        """
         folder = self.path.resolve().parent
         if not folder.is_dir():
             raise ConfigError(f"storage = {str(self.path)!r}: {folder} is no folder; accepted is a file in one that exists")
@@ -59,8 +62,8 @@ class Storage:
             return RDBStorage(
                 f"sqlite:///{self.path.resolve()}",
                 engine_kwargs={"connect_args": {"timeout": _LOCK_SECONDS}},
-                heartbeat_interval=self.heartbeat_s,
-                grace_period=self.grace_s,
+                heartbeat_interval=self.heartbeat_s if heartbeat else None,
+                grace_period=self.grace_s if heartbeat else None,
             )
 
 
@@ -147,7 +150,9 @@ def settle(study: optuna.Study, storage: Storage, console: Console) -> None:
         console.print(f"{len(running)} trials were running: waiting up to {storage.grace_s + storage.heartbeat_s} s for them")
     while study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) and time.monotonic() < end:
         time.sleep(0.2)
-        optuna.storages.fail_stale_trials(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            optuna.storages.fail_stale_trials(study)
 
 
 def missing(study: optuna.Study, trials: int) -> int:
