@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import torch
 
-_WIDTH = 32  # children of a node: few levels, each a handful of calls, and inner nodes are 3 % of the leaves
+_WIDTH = 64  # children of a node: few levels, each a handful of calls, and inner nodes are 3 % of the leaves' memory
+_TOP = 4_096  # nodes that are searched in one piece
 _BELOW = 1.0 - 1e-12
 
 
@@ -20,7 +21,7 @@ class SumTree:
     def __init__(self, leaves: int, device: torch.device) -> None:
         self.leaves = leaves
         self.levels: list[torch.Tensor] = []
-        while not self.levels or self.levels[-1].numel() > _WIDTH:
+        while not self.levels or self.levels[-1].numel() > _TOP:
             nodes = -(-leaves // _WIDTH) * _WIDTH
             self.levels.append(torch.zeros(nodes, dtype=torch.float64 if self.levels else torch.float32, device=device))
             leaves = nodes // _WIDTH
@@ -49,15 +50,19 @@ class SumTree:
 
         Items of weight 0 are never found. At least one weight must be positive.
         """
-        nodes = torch.zeros_like(masses, dtype=torch.int64)
-        for level in reversed(self.levels):
+        top = self.levels[-1].to(torch.float64)
+        sums = top.cumsum(0)
+        masses = masses.clamp(max=sums[-1] * _BELOW)
+        nodes = torch.searchsorted(sums, masses, right=True)
+        masses = masses - sums[nodes] + top[nodes]
+        for level in reversed(self.levels[:-1]):
             children = level.view(-1, _WIDTH).index_select(0, nodes).to(torch.float64)
             sums = children.cumsum(1)
-            masses = torch.minimum(masses, sums[:, -1] * _BELOW)  # a parent may round to more than its children's running sum
-            child = (sums <= masses[:, None]).sum(1)
-            picked = child[:, None]
-            masses = (masses - (sums.gather(1, picked) - children.gather(1, picked))[:, 0]).clamp_(min=0.0)
-            nodes = nodes * _WIDTH + child
+            # a parent may round to more than its children's running sum
+            below = torch.minimum(masses.clamp_(min=0.0), sums[:, -1] * _BELOW)[:, None]
+            picked = torch.searchsorted(sums, below, right=True)
+            masses = (below - sums.gather(1, picked) + children.gather(1, picked))[:, 0]
+            nodes = nodes * _WIDTH + picked[:, 0]
         return nodes
 
     def sample(self, count: int, generator: torch.Generator | None) -> torch.Tensor:

@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import tyro
 
 import arbgym
+from agents.recipe import Compile, Execution, Precision
 from agents.vec import NativeVecEnv
 from arbgym.engine import Definition, load_definition
 from arbgym.evaluation import HELD_OUT_SEED, TRAINING_SEED, TUNING_SEED
@@ -49,7 +50,7 @@ class ActingRecipe(Recipe, Protocol):
     @property
     def update_steps(self) -> int: ...
 
-    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None) -> Any: ...
+    def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None, execution: Execution | None = None) -> Any: ...
 
 
 Agent = TypeVar("Agent", bound=Recipe)
@@ -139,6 +140,16 @@ class RunConfig(Setting[World], Generic[Agent, World]):
     """steps between checkpoints"""
     threads: int = 1
     """threads of the learner; the market uses all cores"""
+    learner: Literal["arbgym", "sb3"] = "arbgym"
+    """who learns by acting: the tensor-resident PPO and DQN, or stable-baselines3's own"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the learner's networks, rollouts and replay live; auto is a GPU where there is one"""
+    simulator: Literal["auto", "cpu", "cuda"] = "auto"
+    """where the market runs; auto is where the learner is, if the extra cuda is installed"""
+    precision: Precision = "float32"
+    """arithmetic of the networks while they learn"""
+    compile: Compile = "off"
+    """torch.compile of the update; reduce-overhead replays it as CUDA graphs"""
     lifetime_days: float = 90.0
     """days until the exported policy expires"""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -159,10 +170,22 @@ class RunConfig(Setting[World], Generic[Agent, World]):
         if self.agent.environments > _WORLDS_PER_SEED // 4:
             environments = self.agent.environments
             raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")
+        if not hasattr(self.agent, "update_steps"):
+            self._require_defaults()
         if self.minutes is not None and not 0.0 < self.minutes <= 10_000.0:
             raise ConfigError(f"minutes = {self.minutes}; accepted is above 0 up to 10000")
         if not 0.0 < self.lifetime_days <= 3_650.0:
             raise ConfigError(f"lifetime_days = {self.lifetime_days}; accepted is above 0 up to 3650")
+
+    def _require_defaults(self) -> None:
+        """Refuse, for an agent that does not learn by acting, what only those have."""
+        names = ["learner", "simulator", "precision", "compile"]
+        if not hasattr(self.agent, "dataset"):
+            names.append("device")
+        for name in names:
+            default = type(self).__dataclass_fields__[name].default
+            if getattr(self, name) != default:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}; accepted for {self.name} is {default!r}")
 
     def resumed_seed(self, steps: int) -> int:
         """Seed of the first training world of a training that goes on after ``steps``: worlds it has not met yet."""

@@ -78,6 +78,7 @@ def climb(arguments: Arguments, learner: str, rung: Rung, console: Console) -> d
         config, agent=agent, steps=steps, checkpoint_steps=steps, seed=arguments.seed, out=arguments.out / rung
     )
     folder = train(run, console=console)
+    assert folder is not None, "only ranks beside the first have none"
     result = json.loads((folder / RESULT).read_text())
     return {
         "learner": learner,

@@ -15,6 +15,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
@@ -102,13 +103,14 @@ class Monitor(BaseCallback):
     its time is up.
 
     Every logged point is also a line of ``learning.jsonl``: steps, seconds, and the mean per environment step
-    of each profit part in quote currency.
+    of each profit part in quote currency, over this rank's environments. Without a folder (any rank but the first) nothing is
+    written.
     """
 
     def __init__(
         self,
         env: NativeVecEnv,
-        folder: Path,
+        folder: Path | None,
         *,
         steps: int,
         seconds: float | None,
@@ -122,7 +124,8 @@ class Monitor(BaseCallback):
         self._vec, self._folder, self._steps, self._seconds = env, folder, steps, seconds
         self._checkpoint_steps, self._stop, self._console = checkpoint_steps, stop, console
         self._names = tuple(env.env.info)
-        self._sums = np.zeros(len(self._names))
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=env.device)
+        self._info = torch.as_tensor(env.env.core.batch.info)
         self._rows = 0
         self._log_every = max(steps // 200, 1)
         self._print_every = max(steps // 5, 1)
@@ -154,10 +157,10 @@ class Monitor(BaseCallback):
         self._learning = True
 
     def _on_step(self) -> bool:
-        self._sums += self._vec.env.core.batch.info.sum(axis=0)
+        self._sums += self._info.sum(0)
         self._rows += self._vec.num_envs
         if self.num_timesteps - self._saved >= self._checkpoint_steps:
-            save_checkpoint(self.model, self._folder)
+            self._save()
             self._saved = self.num_timesteps
         if self._stop.received:
             self.stopped_by = "signal"
@@ -169,7 +172,7 @@ class Monitor(BaseCallback):
 
     def _log(self) -> None:
         means = dict(zip(self._names, (self._sums / max(self._rows, 1)).tolist(), strict=True))
-        self._sums[:] = 0.0
+        self._sums.zero_()
         self._rows = 0
         self._logged = self.num_timesteps
         seconds = time.perf_counter() - self._begun
@@ -181,8 +184,9 @@ class Monitor(BaseCallback):
         self.logger.record("time/steps_per_second", rate)
         self.logger.dump(self.num_timesteps)
         line = json.dumps({"steps": self.num_timesteps, "seconds": seconds, **means})
-        with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
-            curve.write(line + "\n")
+        if self._folder is not None:
+            with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
+                curve.write(line + "\n")
         note = f"{rate / 1e3:.0f} k steps/s, net profit {means['net_profit']:+.3f} a step"
         if "oracle_profit" in means and means["oracle_profit"] > 0.0:
             note += f", {means['net_profit'] / means['oracle_profit']:.0%} of the oracle"
@@ -204,6 +208,10 @@ class Monitor(BaseCallback):
         if self.clock.total == 0.0:
             self._on_rollout_start()
             self.clock = Clock(self._vec.simulation_seconds, self._learn_seconds, time.perf_counter() - self._begun)
+            self._save()
+
+    def _save(self) -> None:
+        if self._folder is not None:
             save_checkpoint(self.model, self._folder)
 
     def summary(self) -> dict[str, Any]:

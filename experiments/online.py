@@ -1,48 +1,89 @@
-"""Learning by acting: stable-baselines3's PPO and DQN on the native batch."""
+"""Learning by acting: PPO and DQN on the native batch, in one process or in several that torchrun started.
+
+On several ranks each steps its own share of the environments; the first one alone logs, saves and judges.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
-from stable_baselines3.common.logger import configure
+from stable_baselines3.common.logger import Logger, configure
 
-from agents.recipe import use_threads
+from agents.distributed import Ranks
+from agents.recipe import Execution, use_threads
 from agents.vec import NativeVecEnv
-from experiments.config import ActingRecipe, RunConfig
+from experiments.config import ActingRecipe, ConfigError, RunConfig
 from experiments.learning import Learn, Learned
 from experiments.monitor import Monitor, StopSignal, save_checkpoint
 from experiments.worlds import training_batch
 
+Config = RunConfig[ActingRecipe, Any]
 
-def prepare(config: RunConfig[ActingRecipe, Any], checkpoint: tuple[Path, int] | None) -> Learn:
+
+def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     """A training, from its checkpoint and the steps that were taken if any. Raises ValueError where it cannot be run."""
+    ranks = Ranks.from_environment()
     use_threads(config.threads)
+    execution = execution_of(config, ranks)
+    environments = ranks.share("agent.environments", config.agent.environments)
+    env = NativeVecEnv(training_batch(config, environments, simulator_of(config, execution.device)))
+    ranks.join(execution.device)
     resumed = 0 if checkpoint is None else checkpoint[1]
-    env = NativeVecEnv(training_batch(config, config.agent.environments))
+    try:
+        model = config.agent.build(env, config.seed, None, execution)
+        if checkpoint is not None:
+            _restore(model, checkpoint, config, execution.device)
+    except BaseException:
+        ranks.leave()
+        raise
 
     def learn(folder: Path, console: Console) -> Learned:
-        model = config.agent.build(env, config.seed, folder)
-        model.set_logger(configure(str(folder), ["tensorboard"]))
-        env.seed(config.resumed_seed(resumed) if checkpoint else config.training_seed)
-        if checkpoint is not None:
-            model.set_parameters(str(checkpoint[0]), device="cpu")
-            model.num_timesteps = resumed
-        learned = _learn(model, env, config, folder, resumed, console)
-        env.close()
-        return learned
+        model.set_logger(configure(str(folder), ["tensorboard"]) if ranks.first else Logger(None, []))
+        first = config.resumed_seed(resumed) if checkpoint else config.training_seed
+        env.seed(first + ranks.rank * environments)
+        try:
+            return _learn(model, env, config, ranks, folder, resumed, console)
+        finally:
+            env.close()
+            ranks.leave()
 
     return learn
 
 
-def _learn(
-    model: Any, env: NativeVecEnv, config: RunConfig[ActingRecipe, Any], folder: Path, resumed: int, console: Console
-) -> Learned:
+def execution_of(config: Config, ranks: Ranks) -> Execution:
+    """How the configuration is carried out on this machine. Raises ValueError for a device that is not there."""
+    return Execution(config.learner, ranks.device(config.device), config.precision, config.compile, ranks)
+
+
+def simulator_of(config: Config, device: torch.device) -> str:
+    """Where the market runs. Raises ValueError where the stock learners would be handed CUDA tensors."""
+    if config.simulator == "cuda" and config.learner == "sb3":
+        raise ConfigError("simulator = 'cuda' with learner = 'sb3'; accepted with it is simulator = 'cpu'")
+    if config.simulator != "auto":
+        return config.simulator
+    there = device.type == "cuda" and config.learner == "arbgym" and importlib.util.find_spec("numba_cuda") is not None
+    return "cuda" if there else "cpu"
+
+
+def _restore(model: Any, checkpoint: tuple[Path, int], config: Config, device: torch.device) -> None:
+    """The checkpoint's weights, optimizer state and step count. Raises ConfigError for another network's or a damaged file."""
+    path, steps = checkpoint
+    try:
+        model.set_parameters(str(path), device=device)
+    except (RuntimeError, ValueError, KeyError, OSError) as error:
+        raise ConfigError(f"{path}: is no checkpoint of {config.name} with this run's networks: {error}") from error
+    model.num_timesteps = steps
+
+
+def _learn(model: Any, env: NativeVecEnv, config: Config, ranks: Ranks, folder: Path, resumed: int, console: Console) -> Learned:
     with StopSignal() as stop:
         monitor = Monitor(
             env,
-            folder,
+            folder if ranks.first else None,
             steps=config.steps,
             seconds=None if config.minutes is None else 60.0 * config.minutes,
             checkpoint_steps=config.checkpoint_steps,
@@ -55,6 +96,7 @@ def _learn(
         else:
             console.print(f"{resumed:,} steps are taken already and the budget is {config.steps:,}: evaluating only")
             monitor.init_callback(model)
-            save_checkpoint(model, folder)
+            if ranks.first:
+                save_checkpoint(model, folder)
     model.logger.close()
     return Learned(model, int(model.num_timesteps), "environment steps", monitor.stopped_by, monitor.summary())

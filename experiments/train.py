@@ -5,6 +5,7 @@
     python -m experiments.train ppo_flash --feed replay --data PATH
     python -m experiments.train iql_flash [--agent.dataset PATH]      # from recorded episodes; see make offline
     python -m experiments.train --resume runs/ppo_flash/STAMP [--steps N]
+    torchrun --nproc-per-node 2 -m experiments.train ppo_flash        # on several processes, GPUs or machines
     python -m experiments.train NAME --help     # every field of the configuration is a flag
 
 Writes runs/NAME/STAMP with config.json, learning.jsonl, TensorBoard files, checkpoints/, policy/, result.json
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import shutil
 import sys
 import time
@@ -30,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from agents.distributed import RankLost, Ranks
 from agents.export import differing_actions, export
 from agents.offline import OfflineRecipe
 from arbgym import policy as policies
@@ -61,7 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"\nresults in {folder}  (open {folder / 'report.html'})")
+    except RankLost as error:
+        print(f"error: {error}\nwhat was saved stays: python -m experiments.train --resume RUN goes on from it", file=sys.stderr)
+        return 1
+    if folder is not None:
+        print(f"\nresults in {folder}  (open {folder / 'report.html'})")
     return 0
 
 
@@ -83,8 +90,10 @@ def _configuration(arguments: list[str]) -> tuple[RunConfig[Any, Any], Path | No
     return dataclasses.replace(config, **changes), flags.resume
 
 
-def train(config: RunConfig[Any, Any], source: Path | None = None, console: Console | None = None) -> Path:
+def train(config: RunConfig[Any, Any], source: Path | None = None, console: Console | None = None) -> Path | None:
     """Run a configuration from start to report; returns the run's folder. ``source`` is a run to go on from.
+
+    Under torchrun every rank calls this: all learn, the first one alone writes and judges, the others get None.
 
     Raises ValueError, before anything is written, when the configuration cannot be run.
     """
@@ -95,7 +104,13 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
     if source is not None and isinstance(config.agent, OfflineRecipe):
         data = offline.dataset_of(config, source).resolve()
         config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, dataset=data))
+    ranks = Ranks.from_environment()
+    if ranks.several and isinstance(config.agent, SupervisedRecipe):
+        raise ConfigError(f"{config.name} on {ranks.world} ranks; accepted is one process: it is fitted in one go")
     learn = _preparation(config.agent)(config, checkpoint)
+    if not ranks.first:
+        learn(Path(os.devnull), Console(quiet=True))
+        return None
     folder = _new_folder(config)
     if source is not None and checkpoint is not None:
         _carry_over(source, checkpoint[0], folder)

@@ -61,9 +61,10 @@ def _entries(tape: TokenTape, world: SellConfig, start: float, end: float) -> To
     return tape.with_entries(tape.entries[kept])
 
 
-def training_batch(config: Setting[Any], num_envs: int) -> NativeVectorEnv:
+def training_batch(config: Setting[Any], num_envs: int, device: str = "cpu") -> NativeVectorEnv:
     """A native batch of training environments. Raises ValueError when the configuration or the data is refused."""
-    env = gym.make_vec(config.environment, num_envs=num_envs, **training_arguments(config))
+    arguments = training_arguments(config) | ({} if device == "cpu" else {"device": device})
+    env = gym.make_vec(config.environment, num_envs=num_envs, **arguments)
     if not isinstance(env, NativeVectorEnv):
         raise TypeError(f"{config.environment}: its vector environment is a {type(env).__name__}, not a native one")
     return env
