@@ -57,7 +57,7 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     quiet()
     ranks = Ranks.from_environment()
     recipe = config.agent.shared(ranks)
-    execution = Execution(device=ranks.device("cpu"), ranks=ranks)
+    execution = Execution(device=ranks.device(config.device), ranks=ranks)
     ranks.join(execution.device)
     try:
         given, states = _together(execution, lambda: _inputs(config, checkpoint, ranks))
