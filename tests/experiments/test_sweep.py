@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ pytest.importorskip("optuna", reason="the extra train is not installed")
 import optuna
 
 from arbgym.evaluation import HELD_OUT_SEED, TUNING_SEED
+from experiments import sweep_study, sweep_trial
 from experiments.config import ConfigError, default_config, parse
 from experiments.sweep import main
 from experiments.sweep_space import parameters_of, space_of, suggest, with_parameters
-from experiments.sweep_study import DEFAULT, ERROR, counted, objective, pruner
+from experiments.sweep_study import DEFAULT, ERROR, counted, enqueue_default, objective, pruner
 from experiments.sweep_trial import SWEEP_SEED, Plan, Point, Report, quality_over_time, seconds_to
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,6 +46,22 @@ def plan(name: str = "ppo_flash", **changes: Any) -> Plan:
     config = default_config(name)
     values = {"seconds": 10.0, "checkpoints": 8, "episodes": 8, "clock": "wall", "seed": 0} | changes
     return Plan(config=config, space=space_of(config), **values)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_reference() -> Iterator[None]:
+    """The tuned rule's search is played once for all studies of the same world."""
+    known: dict[tuple[str, int], tuple[float, float]] = {}
+
+    def once(asked: Plan) -> tuple[float, float]:
+        key = (asked.config.environment, asked.episodes)
+        if key not in known:
+            known[key] = sweep_trial.reference(asked)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_study, "reference", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +195,10 @@ def test_the_same_command_adds_what_is_missing_and_repeats_the_same_search(two: 
     assert [trial["parameters"] for trial in in_one_go] == [trial["parameters"] for trial in after]
 
 
-def test_a_killed_sweep_goes_on_and_plays_the_lost_trial_again(tmp_path: Path) -> None:
-    flags = [*TINY, "--seconds", "1.5", "--out", str(tmp_path), "--study", "s", "--trials", "1"]
+def test_a_killed_sweep_goes_on_and_plays_another_in_the_lost_trials_place(two: Path, tmp_path: Path) -> None:
+    shutil.copyfile(two / "s.db", tmp_path / "s.db")
+    ended = len(record(two)["trials"])
+    flags = [*TINY, "--out", str(tmp_path), "--study", "s", "--trials", str(ended + 1)]
     process = subprocess.Popen([sys.executable, "-m", "experiments.sweep", *flags], cwd=REPOSITORY, stdout=subprocess.DEVNULL)
     try:
         wait_for_running(tmp_path / "s.db")
@@ -186,9 +206,22 @@ def test_a_killed_sweep_goes_on_and_plays_the_lost_trial_again(tmp_path: Path) -
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert main(flags) == 0
-    lost, played = record(tmp_path)["trials"]
-    assert (lost["state"], played["state"]) == ("INTERRUPTED", "COMPLETE")
-    assert lost["default"] and played["default"] and lost["parameters"] == played["parameters"]
+    *before, lost, played = record(tmp_path)["trials"]
+    assert len(before) == ended and lost["state"] == "INTERRUPTED"
+    assert played["state"] in ("COMPLETE", "PRUNED") and played["parameters"] == lost["parameters"]
+
+
+def test_a_default_that_was_interrupted_is_played_again() -> None:
+    asked = plan()
+    study = optuna.create_study(direction="maximize")
+    for state, waiting in (("FAIL", 1), ("COMPLETE", 0)):
+        enqueue_default(study, asked)
+        enqueue_default(study, asked)  # the one that waits is enough
+        trial = study.ask()
+        assert suggest(asked.space, trial) == parameters_of(asked.config, asked.space)
+        study.tell(trial, 1.0 if state == "COMPLETE" else None, state=optuna.trial.TrialState[state])
+        enqueue_default(study, asked)
+        assert sum(trial.state.name == "WAITING" for trial in study.trials) == waiting
 
 
 def wait_for_running(database: Path) -> None:
