@@ -169,6 +169,7 @@ def _learning_curves(study: optuna.Study, plan: Plan) -> Any:
     axes.axhline(plan.tuned_rule_share, color="#1b1f24", linestyle="--", linewidth=1, label="tuned_rule")
     shares = [point.share for trial, *_ in named for point in points_of(trial)]
     axes.set_ylim(max(min([*shares, 0.0]), -1.0) - 0.03, max([*shares, plan.tuned_rule_share]) + 0.05)
+    axes.set_xlim(-0.02 * plan.seconds, 1.1 * plan.seconds)  # the last judgement waits for the update that is under way
     axes.set_xlabel(f"training time, s ({plan.clock} clock)")
     axes.set_ylabel("share of the oracle's profit")
     axes.set_title(f"{study.study_name}: quality against training time (grey: other trials)")
