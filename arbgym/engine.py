@@ -126,7 +126,37 @@ class Batch(NamedTuple):
     scales: Floats  # (3, D): 1 / scale, low, high
 
 
-# Names that each definition's copy of the loop below finds in its own globals; see ``_drivers``.
+Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+def batch_layout(definition: Definition, encoding: Encoding, num_envs: int) -> Layout:
+    """Shape and dtype of each of the ``Batch``'s buffers, which is all but ``scales``."""
+    fields, components = len(definition.observation), len(definition.action)
+    real, whole, flag, single = (np.dtype(kind) for kind in (np.float64, np.int64, np.bool_, np.float32))
+    return {
+        "state": ((num_envs,), definition.state),
+        "actions": ((num_envs, 1 if encoding == "discrete" else components), np.dtype(action_dtype(encoding))),
+        "decisions": ((num_envs, components), real),
+        "observations": ((num_envs, fields), single),
+        "final_observations": ((num_envs, fields), single),
+        "rewards": ((num_envs,), real),
+        "flags": ((4, num_envs), flag),
+        "info": ((num_envs, len(definition.info)), real),
+        "returns": ((2, num_envs), real),
+        "lengths": ((2, num_envs), whole),
+    }
+
+
+def mask_layout(definition: Definition, encoding: Encoding, num_envs: int) -> Layout:
+    """Shape and dtype of the allowed values (N, A, V) and of the masks (N, L)."""
+    sizes = [len(choice.values) for choice in definition.action]
+    actions = sum(sizes) if encoding == "multidiscrete" else len(flat_places(definition.action))
+    flag = np.dtype(np.bool_)
+    return {"allowed": ((num_envs, len(sizes), max(sizes)), flag), "masks": ((num_envs, actions), flag)}
+
+
+# Names that each definition's copy of the loops below finds in its own globals; see ``_drivers``, and ``arbgym.cuda_engine``.
+_rows = numba.prange
 _reset: Any = None
 _observe: Any = None
 _step: Any = None
@@ -162,7 +192,7 @@ def _advance(
     One loop for both and one body without helpers: Numba optimises everything below a function again at each level of calls. The
     arrays are arguments of their own because Numba's parallel loops drop writes to the arrays of a tuple.
     """
-    for i in numba.prange(rewards.size):
+    for i in _rows(rewards.size):
         if resetting and not flags[3, i]:
             continue
         s = state[i]
@@ -195,7 +225,7 @@ def _advance(
                         final_observations[i, d] = row[d]
         if starting:
             if not resetting:
-                s.episode += 1
+                s["episode"] += 1
             returns[0, i] = 0.0
             lengths[0, i] = 0
             flags[2, i] = False
@@ -216,7 +246,7 @@ def _allow(
     """Each row's allowed values (N, A, V), and from them its mask (N, L) in one encoding; ``places`` (L, A) are the discrete
     actions as places in the components' values.
     """
-    for i in numba.prange(state.size):
+    for i in _rows(state.size):
         values = allowed[i]
         for a in range(sizes.size):
             for v in range(sizes[a]):
@@ -245,7 +275,7 @@ class Drivers(NamedTuple):
     masks: Any
 
 
-def _inlined(function: Any) -> Any:
+def inlined(function: Any) -> Any:
     """A copy of a kernel that LLVM inlines into the loop: a call would count references to every array it passes.
 
     Measured with the kernels' own calls passing records instead of arrays: half the time of a step.
@@ -261,12 +291,12 @@ def _drivers(definition: Definition) -> Drivers:
     finds a stale one. (Closures over kernels are not cached by Numba.)
     """
     file = str(definition.module.__file__)
-    digest = _source_digest(file)
+    digest = source_digest(file)
     namespace: dict[str, Any] = {
         **globals(),
-        "_reset": _inlined(definition.reset),
-        "_observe": _inlined(definition.observe),
-        "_step": _inlined(definition.step),
+        "_reset": inlined(definition.reset),
+        "_observe": inlined(definition.observe),
+        "_step": inlined(definition.step),
         "_mask": definition.mask,
     }
 
@@ -281,7 +311,7 @@ def _drivers(definition: Definition) -> Drivers:
     return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True), masks)
 
 
-def _source_digest(environment_file: str) -> str:
+def source_digest(environment_file: str) -> str:
     package = Path(__file__).parent
     own = [package / f"{name}.py" for name in ("jit", "rng", "spec", "engine")]
     sources = [*own, *package.glob("amm/*.py"), *package.glob("market/*.py"), Path(environment_file)]
@@ -323,30 +353,43 @@ class _Core:
         self.world = definition.build_world(self.config, tape)
         self.encoding: Encoding = action
         self.tables = action_tables(definition.action, action)
-        self._physical = self.tables._replace(encoding=_PHYSICAL)
+        self.physical = self.tables._replace(encoding=_PHYSICAL)
         self._autoreset = _AUTORESETS.index(autoreset)
-        fields, components = len(definition.observation), len(definition.action)
-        width = 1 if action == "discrete" else components
-        self.batch = Batch(
-            state=np.zeros(num_envs, dtype=definition.state),
-            actions=np.zeros((num_envs, width), dtype=action_dtype(action)),
-            decisions=np.zeros((num_envs, components)),
-            observations=np.zeros((num_envs, fields), dtype=np.float32),
-            final_observations=np.zeros((num_envs, fields), dtype=np.float32),
-            rewards=np.zeros(num_envs),
-            flags=np.zeros((4, num_envs), dtype=np.bool_),
-            info=np.zeros((num_envs, len(definition.info))),
-            returns=np.zeros((2, num_envs)),
-            lengths=np.zeros((2, num_envs), dtype=np.int64),
-            scales=np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy(),
-        )
-        drivers = _drivers(definition)
-        # a few rows are done before a second thread has woken up
-        self._loop = drivers.parallel if num_envs > _SERIAL_ROWS else drivers.serial
-        self._mask_loop = drivers.masks
-        self._masks: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None  # made when first asked for
-        self._places = flat_places(definition.action)
+        self.num_envs = num_envs
+        self.scales = np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy()
+        self.places = flat_places(definition.action)
+        self._masks: tuple[Any, Any] | None = None  # made when first asked for
+        self._prepare()
         self.started = False
+
+    def _prepare(self) -> None:
+        """Allocate the buffers and take the compiled loops."""
+        layout = batch_layout(self.definition, self.encoding, self.num_envs)
+        self.batch = Batch(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in layout.items()}, scales=self.scales)
+        drivers = _drivers(self.definition)
+        self._loop = drivers.parallel if self.num_envs > 1 else drivers.serial
+        self._mask_loop = drivers.masks
+
+    def begin(self, seed: int | Sequence[int | None] | None, mask: Any, draw: Callable[[], int]) -> None:
+        """Start an episode in the masked rows: from new seeds, drawn the first time, or without them each row's next one."""
+        if seed is None and self.started:
+            self.next_episode(mask)
+        else:
+            first = draw() if seed is None else seed
+            if isinstance(first, (int, np.integer)):
+                self.seed(np.arange(self.num_envs) + int(first), mask)
+            else:
+                self.seed(_seed_list(first, self.seeds()), mask)
+        self.reset(mask)
+
+    def seeds(self) -> NDArray[np.int64]:
+        """Each row's seed (N,)."""
+        seeds: NDArray[np.int64] = self.batch.state["seed"]
+        return seeds
+
+    def next_episode(self, mask: NDArray[np.bool_]) -> None:
+        """Number the masked rows' next episode."""
+        self.batch.state["episode"][mask] += 1
 
     def seed(self, seeds: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
         """Give the masked rows their seeds and go back to their first episode."""
@@ -365,20 +408,24 @@ class _Core:
         """Advance every row by the actions (or decisions) in the batch's buffers."""
         self._loop(self.world, tables, self._autoreset, False, *self.batch)
 
-    def masks(self) -> NDArray[np.bool_]:
+    def masks(self) -> Any:
         """Which actions (N, L) can be carried out now, in a buffer that the next call rewrites."""
         if self.encoding == "continuous":
             raise AttributeError("action_masks: a continuous action has none; accepted are action = 'multidiscrete', 'discrete'")
         if not self.started:
             raise gymnasium.error.ResetNeeded("action_masks was called before reset; call reset(seed=...) first")
-        sizes = self.tables.sizes
         if self._masks is None:
-            rows = len(self.batch.state)
-            actions = int(sizes.sum()) if self.encoding == "multidiscrete" else len(self._places)
-            self._masks = np.ones((rows, len(sizes), int(sizes.max())), np.bool_), np.ones((rows, actions), np.bool_)
-        if self._mask_loop is not None:
-            self._mask_loop(self.world, self.tables.encoding, sizes, self._places, self.batch.state, *self._masks)
+            self._masks = self._make_masks()
+        if self.definition.mask is not None:
+            self._allow(*self._masks)
         return self._masks[1]
+
+    def _make_masks(self) -> tuple[Any, Any]:
+        allowed, masks = mask_layout(self.definition, self.encoding, self.num_envs).values()
+        return np.ones(*allowed), np.ones(*masks)
+
+    def _allow(self, allowed: Any, masks: Any) -> None:
+        self._mask_loop(self.world, self.tables.encoding, self.tables.sizes, self.places, self.batch.state, allowed, masks)
 
 
 def _is_cached(loop: Any) -> bool:
@@ -447,17 +494,7 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
                 raise ValueError(
                     f"reset_mask: shape {mask.shape}, dtype {mask.dtype}; accepted is bool of shape ({self.num_envs},)"
                 )
-        state = self.core.batch.state
-        fresh = mask & (state["seed"] == 0) & (state["episode"] == 0) if not self.core.started else mask & False
-        if seed is None and fresh.any():
-            start = int(self.np_random.integers(1, 2**31))
-            self.core.seed(start + np.arange(self.num_envs), fresh)
-        elif seed is None:
-            state["episode"][mask] += 1
-        else:
-            seeds = np.arange(self.num_envs) + int(seed) if isinstance(seed, (int, np.integer)) else _seed_list(seed, state)
-            self.core.seed(seeds, mask)
-        self.core.reset(mask)
+        self.core.begin(seed, mask, lambda: int(self.np_random.integers(1, 2**31)))
         return self._observed(), {}
 
     def step(self, actions: Any) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
@@ -485,7 +522,7 @@ class NativeVectorEnv(gymnasium.vector.VectorEnv[Any, Any, Any]):
         """One step by physical decisions float64 (N, A), in the order and units of the action's components, in place."""
         self._require_started()
         self.core.batch.decisions[:] = decisions
-        self.core.step(self.core._physical)
+        self.core.step(self.core.physical)
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions can be carried out now, bool (N, L), in a buffer that the next call rewrites.
@@ -557,10 +594,10 @@ class NativeEnv(gymnasium.Env[Any, Any]):
         return masks
 
 
-def _seed_list(seed: Sequence[int | None], state: NDArray[np.void]) -> NDArray[np.int64]:
-    if len(seed) != len(state):
-        raise ValueError(f"seed: {len(seed)} given; accepted are one number or {len(state)} numbers")
-    return np.array([int(old) if new is None else int(new) for new, old in zip(seed, state["seed"], strict=True)])
+def _seed_list(seed: Sequence[int | None], seeds: NDArray[np.int64]) -> NDArray[np.int64]:
+    if len(seed) != len(seeds):
+        raise ValueError(f"seed: {len(seed)} given; accepted are one number or {len(seeds)} numbers")
+    return np.array([int(old) if new is None else int(new) for new, old in zip(seed, seeds, strict=True)])
 
 
 def _refuse_rendering(render_mode: str | None) -> None:
