@@ -47,6 +47,7 @@ _FULL = {"seconds": 60.0, "checkpoints": 8, "episodes": 256}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a sweep from the command line; returns the process's exit status."""
     flags = _parser().parse_args(arguments)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # trials are told in lines of our own
     try:
         return sweep(flags, Console())
     except (ValueError, OSError) as error:
@@ -162,5 +163,4 @@ def _storage(flags: argparse.Namespace) -> Storage:
 
 
 if __name__ == "__main__":
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     sys.exit(main())

@@ -20,6 +20,7 @@ pytest.importorskip("optuna", reason="the extra train is not installed")
 
 import optuna
 
+import experiments
 from arbgym.evaluation import HELD_OUT_SEED, TUNING_SEED
 from experiments import sweep_study, sweep_trial
 from experiments.config import ConfigError, default_config, parse
@@ -254,6 +255,36 @@ def test_processes_beside_each_other_play_exactly_the_trials_asked_for(tmp_path:
     assert sum(trial["default"] for trial in found["trials"]) == 1
 
 
+def test_what_ray_tells_the_study_is_told_as_optuna_would(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    from experiments.sweep_ray import VALUE, StudySearch
+
+    asked, storage = plan(checkpoints=4), sweep_study.Storage(tmp_path / "s.db", "s")
+    study = optuna.create_study(storage=storage.load(), study_name="s", direction="maximize")
+    search = StudySearch(asked, study, storage)
+
+    def result(judgement: int, value: float) -> dict[str, Any]:
+        points = [[0.1 * k, k, value] for k in range(judgement)]
+        common = {"judgement": judgement, "training_iteration": judgement}
+        return {VALUE: value, "points": points, "provenance": json.dumps({"engine": "ray"}), **common}
+
+    for trial in ("complete", "pruned", "failed", "killed"):
+        assert set(search.suggest(trial)) == set(asked.space)
+    for judgement in (1, 2, 3):
+        search.on_trial_result("complete", result(judgement, 0.1))
+    search.on_trial_complete("complete", result(4, 0.4))  # the scheduler ends it: its last result comes with its end
+    search.on_trial_result("pruned", result(1, 0.1))
+    search.on_trial_complete("pruned", result(2, 0.2))
+    search.on_trial_complete("failed", {VALUE: float("-inf"), ERROR: "ValueError: x", "judgement": 4, "training_iteration": 1})
+    search.on_trial_complete("killed", None, error=True)
+    complete, pruned, failed, killed = study.trials
+    assert (complete.state.name, complete.value, len(complete.user_attrs["points"])) == ("COMPLETE", 0.4, 4)
+    assert (pruned.state.name, pruned.value, len(pruned.user_attrs["points"])) == ("PRUNED", 0.2, 2)
+    assert (failed.state.name, failed.user_attrs[ERROR]) == ("FAIL", "ValueError: x")
+    assert killed.state.name == "FAIL" and "was killed" in killed.user_attrs[ERROR]
+    assert all(counted(trial) for trial in study.trials)
+
+
 @pytest.mark.slow
 def test_ray_plays_the_same_study_and_optuna_goes_on_with_it(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra ray is not installed")
@@ -332,8 +363,8 @@ def test_a_study_of_something_else_is_refused_and_left_as_it_is(
 
 
 def test_a_missing_ray_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setitem(sys.modules, "experiments.sweep_ray", None)
-    monkeypatch.delitem(sys.modules, "experiments.sweep_ray")
+    monkeypatch.delitem(sys.modules, "experiments.sweep_ray", raising=False)  # else it is there from another test
+    monkeypatch.delattr(experiments, "sweep_ray", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*TINY, "--trials", "1", "--engine", "ray", "--out", str(tmp_path)]) == 2
     assert "pip install 'arbgym[ray]'" in capsys.readouterr().err
