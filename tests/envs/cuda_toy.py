@@ -72,9 +72,7 @@ DEFINITION = Definition(
         Choice("side", "", (-1.0, 0.5, 1.0), "side", (-1.0, 1.0), ordered=False),
     ),
     info=("gain", "cost"),
-    state=np.dtype(
-        [("seed", np.int64), ("episode", np.int64), ("block", np.int64), ("price", np.float64)], align=True
-    ),
+    state=np.dtype([("seed", np.int64), ("episode", np.int64), ("block", np.int64), ("price", np.float64)], align=True),
     configure=configure,
     presets=("only",),
     build_world=build_world,
