@@ -72,8 +72,9 @@ def linear_schedule(start: float, final_share: float) -> Callable[[float], float
     return rate
 
 
-def use_threads(threads: int) -> None:
-    """Give torch that many threads and the market all cores; warn when other processes leave too few cores idle.
+def use_threads(threads: int, processes: int = 1) -> None:
+    """Give torch that many threads and the market all cores, or its share of them beside ``processes`` - 1 others of this
+    training; warn when other work leaves too few cores idle.
 
     Small networks gain little from a second thread on idle cores and lose most of their speed beside one busy
     process (measured). Numba's OpenMP layer would share its thread count, and its busy waiting, with torch: so
@@ -81,13 +82,16 @@ def use_threads(threads: int) -> None:
     """
     require("threads", threads, 1, 1024)
     numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]  # made at import from the environment
-    numba.get_num_threads()  # starts the pool
+    pool = numba.get_num_threads()  # starts it
+    numba.set_num_threads(max(1, pool // processes))
     torch.set_num_threads(threads)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    if threads > 1 and threads + busy > cores + 0.5:
+    asked = threads * processes
+    if asked > 1 and asked + busy > cores + 0.5:
+        of = "" if processes == 1 else f" in each of {processes} processes"
         warnings.warn(
-            f"threads = {threads} with a load of {busy:.1f} on {cores} cores: oversubscribed threads "
+            f"threads = {threads}{of} with a load of {busy:.1f} on {cores} cores: oversubscribed threads "
             "can halve the speed; threads = 1 is safe",
             RuntimeWarning,
             stacklevel=2,

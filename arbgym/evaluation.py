@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arbgym.engine import NativeVectorEnv
-from arbgym.spec import decode
+from arbgym.spec import Choice, Encoding, decode
 
 Floats = NDArray[np.float64]
 TRAINING_SEED = 0
@@ -69,7 +69,7 @@ class Simulator:
 
     def run(
         self,
-        decide: Decide,
+        decide: Decide | MaskedDecide,
         each: Callable[[NativeVectorEnv, NDArray[np.bool_]], None] | None = None,
         before: Callable[[NativeVectorEnv], None] | None = None,
     ) -> Totals:
@@ -85,7 +85,11 @@ class Simulator:
         while alive.any():
             if before is not None:
                 before(env)
-            env.step_decisions(decide(env.observations))
+            if isinstance(decide, MaskedDecide):
+                decisions = decide(env.observations, env.action_masks())
+            else:
+                decisions = decide(env.observations)
+            env.step_decisions(decisions)
             sums += env.core.batch.info * alive[:, None]
             lengths += alive
             if each is not None:
@@ -95,9 +99,24 @@ class Simulator:
         return Totals({name: sums[:, k] for k, name in enumerate(names)}, lengths)
 
 
-def decide_with(policy: EncodedPolicy, env: NativeVectorEnv) -> Decide:
+@dataclass(frozen=True)
+class MaskedDecide:
+    """A learned policy that is told what can be carried out: the simulator asks its environment and hands the masks over."""
+
+    policy: Any
+    choices: tuple[Choice, ...]
+    encoding: Encoding
+
+    def __call__(self, observations: NDArray[np.float32], masks: NDArray[np.bool_]) -> Floats:
+        """Decisions (N, A) for observations (N, D) and masks (N, L)."""
+        return decode(self.choices, self.encoding, self.policy.predict(observations, masks))
+
+
+def decide_with(policy: EncodedPolicy, env: NativeVectorEnv) -> Decide | MaskedDecide:
     """Let a learned policy decide: predict, then decode with the environment's own decoder."""
     choices, encoding = env.definition.action, env.core.encoding
+    if getattr(policy, "masked", False):
+        return MaskedDecide(policy, choices, encoding)
 
     def decide(observations: NDArray[np.float32]) -> Floats:
         return decode(choices, encoding, policy.predict(observations))

@@ -17,7 +17,7 @@ import importlib
 import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 import arbgym
 from arbgym.engine import Definition, load_definition
 from arbgym.onnx_graph import Graph, GraphError, parse
-from arbgym.spec import ENCODINGS, Encoding, action_dtype, action_space, schema, schema_hash
+from arbgym.spec import ENCODINGS, Encoding, action_dtype, action_space, component_sizes, schema, schema_hash
 
-FORMAT = 1
+FORMAT = 2
 MODEL, MANIFEST = "policy.onnx", "manifest.json"
 GOLDEN_PAIRS = 32
 GOLDEN_TOLERANCE = 1e-5  # of logits, relative above 1
@@ -44,6 +44,13 @@ class PolicyError(ValueError):
     """A policy directory, or an observation, that is refused; the message names the part, the value and what is
     accepted.
     """
+
+
+def greatest_allowed(logits: NDArray[np.float32], masks: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.int64]:
+    """The place (N, A) of each component's greatest logit (N, L) among those that masks bool (N, L) allow."""
+    allowed = np.where(masks, logits, -np.inf)
+    parts = np.split(allowed, np.cumsum(sizes)[:-1], axis=1)
+    return np.stack([part.argmax(axis=1) for part in parts], axis=1).astype(np.int64)
 
 
 class _Runner(Protocol):
@@ -66,6 +73,8 @@ class Policy:
         self.manifest = manifest
         self.definition = definition
         self.encoding: Encoding = manifest["action"]["encoding"]
+        self.masked: bool = manifest["action"]["masked"]
+        """whether it learned to be told what can be carried out: ``predict`` wants ``action_masks`` then"""
         self._runner = runner
         self._fields = len(definition.observation)
 
@@ -84,9 +93,16 @@ class Policy:
             raise PolicyError("logits: the network's output is not finite; no action was chosen")
         return logits, actions
 
-    def predict(self, observations: NDArray[np.float32]) -> NDArray[Any]:
-        """Encoded actions (N, A) for observations float32 (N, D)."""
-        return self.evaluate(observations)[1]
+    def predict(self, observations: NDArray[np.float32], masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        """Encoded actions (N, A) for observations float32 (N, D), among those that ``masks`` bool (N, L) allow if given."""
+        logits, actions = self.evaluate(observations)
+        if masks is None:
+            return actions
+        if masks.shape != logits.shape or self.encoding == "continuous":
+            raise PolicyError(
+                f"masks: {masks.shape} for {self.encoding} actions with logits {logits.shape}; accepted is one each"
+            )
+        return greatest_allowed(logits, masks, component_sizes(self.definition.action, self.encoding))
 
 
 def save(
@@ -100,13 +116,14 @@ def save(
     feed: str,
     golden: Golden,
     provenance: Mapping[str, Any],
+    masked: bool = False,
     lifetime_days: float = LIFETIME_DAYS,
 ) -> dict[str, Any]:
     """Write a policy directory and load it again; returns its manifest.
 
     ``config`` is the environment's configuration dataclass; ``provenance`` holds git_revision, seed, steps,
-    versions and held_out. Raises PolicyError, leaving an older directory as it was, when the result would not
-    load.
+    versions and held_out; ``masked`` says that the policy wants ``action_masks``. Raises PolicyError, leaving an
+    older directory as it was, when the result would not load.
     """
     directory = Path(directory)
     created = datetime.now(UTC)
@@ -121,7 +138,12 @@ def save(
             "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else dict(config),
         },
         "observation": {"schema": schema(definition.observation), "sha256": schema_hash(definition.observation)},
-        "action": {"encoding": encoding, "schema": schema(definition.action), "sha256": schema_hash(definition.action)},
+        "action": {
+            "encoding": encoding,
+            "masked": masked,
+            "schema": schema(definition.action),
+            "sha256": schema_hash(definition.action),
+        },
         "provenance": dict(provenance),
         "created": created.isoformat(),
         "expires_at": (created + timedelta(days=lifetime_days)).isoformat(),
@@ -221,7 +243,7 @@ _SECTIONS: dict[str, Any] = {
     "model": {"file": str, "sha256": str},
     "environment": {"id": str, "version": int, "preset": str, "feed": str, "config": dict},
     "observation": {"schema": list, "sha256": str},
-    "action": {"encoding": str, "schema": list, "sha256": str},
+    "action": {"encoding": str, "masked": bool, "schema": list, "sha256": str},
     "provenance": dict,
     "created": str,
     "expires_at": str,
@@ -232,7 +254,7 @@ _SECTIONS: dict[str, Any] = {
 
 def _check_shape(value: Any, expected: Any, name: str) -> None:
     if not isinstance(expected, dict):
-        if not isinstance(value, expected) or isinstance(value, bool):
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise PolicyError(f"{MANIFEST}: {name} is a {type(value).__name__}; accepted is {expected.__name__}")
         return
     if not isinstance(value, dict):

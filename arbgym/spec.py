@@ -103,6 +103,14 @@ def flat_places(choices: Sequence[Choice]) -> NDArray[np.int64]:
     return np.stack(columns, axis=1).astype(np.int64)
 
 
+def component_sizes(choices: Sequence[Choice], encoding: Encoding) -> list[int]:
+    """How many logits or mask entries each component of an encoded action has; the continuous encoding has none."""
+    space = action_space(choices, encoding)
+    if isinstance(space, gymnasium.spaces.MultiDiscrete):
+        return [int(size) for size in space.nvec]
+    return [int(space.n)] if isinstance(space, gymnasium.spaces.Discrete) else []
+
+
 def action_space(choices: Sequence[Choice], encoding: Encoding) -> gymnasium.spaces.Space[Any]:
     """The Gymnasium space of one environment's action in an encoding."""
     tables = action_tables(choices, encoding)

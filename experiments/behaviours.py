@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 import arbgym
 from arbgym import policy as policies
 from arbgym.engine import Definition
-from arbgym.evaluation import TUNING_SEED, Decide, Floats, Simulator, decide_with
+from arbgym.evaluation import TUNING_SEED, Decide, Floats, MaskedDecide, Simulator, decide_with
 from arbgym.spec import Encoding, action_space, decode, encode
 from experiments.config import ConfigError, Setting
 from experiments.worlds import training_arguments
@@ -137,4 +137,7 @@ def _exported(folder: Path, setting: Setting[Any], arguments: Mapping[str, Any])
     created = policies.read_manifest(folder)["created"]
     exported = policies.load(folder, definition=setting.definition, now=datetime.fromisoformat(created))
     own = Simulator(arbgym.ENVIRONMENTS[setting.environment], {**arguments, "action": exported.encoding}, episodes=2)
-    return decide_with(exported, own.make())
+    decide = decide_with(exported, own.make())
+    if isinstance(decide, MaskedDecide):
+        raise ConfigError(f"policy = {str(folder)!r}: wants action masks, which a dataset does not hold; accepted is one without")
+    return decide

@@ -27,7 +27,7 @@ Config = RunConfig[ActingRecipe, Any]
 def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     """A training, from its checkpoint and the steps that were taken if any. Raises ValueError where it cannot be run."""
     ranks = Ranks.from_environment()
-    use_threads(config.threads)
+    use_threads(config.threads, ranks.local_world)
     execution = execution_of(config, ranks)
     environments = ranks.share("agent.environments", config.agent.environments)
     env = NativeVecEnv(training_batch(config, environments, simulator_of(config, execution.device)))

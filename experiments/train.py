@@ -144,6 +144,7 @@ def _finish(learned: Learned, config: RunConfig[Any, Any], folder: Path, console
             encoding=config.action,
             feed=config.feed,
             golden=golden,
+            masked=getattr(config.agent, "masks", False),
             lifetime_days=config.lifetime_days,
             provenance={
                 "run": config.name,

@@ -646,9 +646,7 @@ def mask(world: World, s: Any, out: Any) -> None:
     out[0, int(BUY)] = s.best_buy >= 0 and s.chain_quote > 0.0
     out[0, int(SELL)] = s.best_sell >= 0 and s.chain_base > 0.0
     paying = s.route_profit[0] > 0.0
-    out[0, int(FLASH_ARB)] = (
-        paying and cheapest_lender(c, s, s.route_buy[0], s.route_quote_in[0], gas_price_quote(c, s)) >= 0
-    )
+    out[0, int(FLASH_ARB)] = paying and cheapest_lender(c, s, s.route_buy[0], s.route_quote_in[0], gas_price_quote(c, s)) >= 0
     out[0, int(REBALANCE)] = s.transit_blocks == 0
 
 
