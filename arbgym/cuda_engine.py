@@ -269,8 +269,8 @@ class CudaCore(engine._Core):
             if configured is None:
                 threads = min(THREADS_PER_BLOCK, self.num_envs)
                 blocks = -(-self.num_envs // threads)
-                with warnings.catch_warnings():  # that few environments leave a GPU idle is the caller's choice
-                    warnings.simplefilter("ignore", numba.core.errors.NumbaPerformanceWarning)
+                with warnings.catch_warnings():  # that few environments leave much of a GPU idle is the caller's choice
+                    warnings.simplefilter("ignore")
                     configured = kernel[blocks, threads, _numba_cuda().external_stream(stream) if stream else 0]
                 self._configured[kernel, stream] = configured
             configured(arguments)
