@@ -8,9 +8,10 @@ GPUs). Without torchrun there is one rank, and nothing is sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -75,11 +76,12 @@ class Ranks:
         return total // self.world
 
     def join(self, device: torch.device) -> None:
-        """Meet the other ranks. Harmless when done before, or alone."""
+        """Meet the other ranks. Harmless when done before, or alone. Raises RankLost when they do not come."""
         if self.several and not dist.is_initialized():
             if device.type == "cuda":
                 torch.cuda.set_device(device)
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            _sent(partial(dist.init_process_group, backend, timeout=_TIMEOUT))
 
     def leave(self) -> None:
         """Take leave of the other ranks; harmless when they are gone, or alone."""
@@ -90,12 +92,12 @@ class Ranks:
         """Overwrite every rank's tensors with rank 0's."""
         if self.several:
             for tensor in tensors:
-                _sent(lambda tensor=tensor: dist.broadcast(tensor, 0))
+                _sent(partial(dist.broadcast, tensor, 0))
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace a tensor by its sum over the ranks, the same bits on each."""
         if self.several:
-            _sent(lambda: dist.all_reduce(tensor))
+            _sent(partial(dist.all_reduce, tensor))
         return tensor
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -117,8 +119,8 @@ class Ranks:
         return bool(self.sum_(torch.tensor([float(flag)], device=device)).item() > 0.0)
 
 
-def _sent(message: object) -> None:
+def _sent(message: Callable[[], object]) -> None:
     try:
-        message()  # type: ignore[operator]
+        message()
     except RuntimeError as error:
         raise RankLost(f"another rank has ended or cannot be reached: {error}") from error

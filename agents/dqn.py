@@ -148,17 +148,7 @@ class DQNRecipe:
         return model
 
     def _stock(self, env: NativeVecEnv, arguments: dict[str, Any], execution: Execution) -> DQN:
-        asked = {
-            "ranks": execution.ranks.several,
-            "precision": execution.precision != "float32",
-            "compile": execution.compile != "off",
-            "prioritised": self.prioritised,
-            "double": self.double,
-            "masks": self.masks,
-        }
-        if any(asked.values()):
-            names = ", ".join(name for name, value in asked.items() if value)
-            raise ValueError(f"learner = 'sb3' with {names}; accepted is learner = 'arbgym'")
+        execution.require_stock(prioritised=self.prioritised, double=self.double, masks=self.masks)
         if self.acting_probability is None:
             return DQN("MlpPolicy", env, **arguments)
         model = WaitingDQN("MlpPolicy", env, **arguments)

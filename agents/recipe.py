@@ -33,17 +33,17 @@ class Execution:
     ranks: Ranks = field(default_factory=Ranks)
     """processes that learn together"""
 
-    def require_stock(self, masks: bool) -> None:
-        """Refuse what stable-baselines3's own learners do not have."""
+    def require_stock(self, **of_recipe: bool) -> None:
+        """Refuse what stable-baselines3's own learners do not have; ``of_recipe`` says by name what a recipe asks for of that."""
         asked = {
-            "masks": masks,
-            f"precision = {self.precision!r}": self.precision != "float32",
-            f"compile = {self.compile!r}": self.compile != "off",
+            **of_recipe,
+            f"precision {self.precision}": self.precision != "float32",
+            f"compile {self.compile}": self.compile != "off",
             f"{self.ranks.world} ranks": self.ranks.several,
         }
-        for name, wanted in asked.items():
-            if wanted:
-                raise ValueError(f"learner = 'sb3' with {name}; accepted with it is learner = 'arbgym'")
+        names = ", ".join(name for name, wanted in asked.items() if wanted)
+        if names:
+            raise ValueError(f"learner = 'sb3' with {names}; accepted with it is learner = 'arbgym'")
 
 
 def require(name: str, value: float, low: float, high: float) -> None:

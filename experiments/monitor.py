@@ -4,8 +4,11 @@ time goes.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
+import os
 import signal
 import sys
 import time
@@ -24,6 +27,7 @@ from agents.vec import NativeVecEnv
 
 LEARNING_CURVE = "learning.jsonl"
 CHECKPOINTS = "checkpoints"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -76,11 +80,41 @@ class StopSignal:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, or a crash, never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace a file in one step: a reader, or a crash, never meets half of it.
+
+    Raises OSError, naming the file and what to do, when it cannot be written: what was there before stays as it was.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # some file systems first say here that they are full
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise _unwritten(path, content, error) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all. Raises OSError, naming the file and what to do, when it cannot be written."""
+    content = (line + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            written = file.write(content)
+            if written < len(content):
+                file.write(content[written:])  # says why there was no more
+        except OSError as error:
+            file.truncate(before)
+            raise _unwritten(path, content, error) from error
+
+
+def _unwritten(path: Path, content: bytes, error: OSError) -> OSError:
+    advice = "make room, or choose another place by --out" if error.errno in _NO_ROOM else "is the folder writable?"
+    return OSError(error.errno, f"cannot write {len(content):,} bytes ({error.strerror}); {advice}", str(path))
 
 
 def save_checkpoint(model: Any, folder: Path) -> Path:
@@ -185,8 +219,7 @@ class Monitor(BaseCallback):
         self.logger.dump(self.num_timesteps)
         line = json.dumps({"steps": self.num_timesteps, "seconds": seconds, **means})
         if self._folder is not None:
-            with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
-                curve.write(line + "\n")
+            append_line(self._folder / LEARNING_CURVE, line)
         note = f"{rate / 1e3:.0f} k steps/s, net profit {means['net_profit']:+.3f} a step"
         if "oracle_profit" in means and means["oracle_profit"] > 0.0:
             note += f", {means['net_profit'] / means['oracle_profit']:.0%} of the oracle"
@@ -199,12 +232,16 @@ class Monitor(BaseCallback):
     def _on_training_end(self) -> None:
         self.finish()
 
-    def finish(self) -> None:
-        """Close the bar, note the time spent and save the last checkpoint; harmless when done before."""
+    def close_bar(self) -> None:
+        """Leave the terminal as it was, also where training ended by an error."""
         if self._bar is not None:
             self._bar.update(self._task, completed=self.num_timesteps)
             self._bar.stop()
             self._bar = None
+
+    def finish(self) -> None:
+        """Close the bar, note the time spent and save the last checkpoint; harmless when done before."""
+        self.close_bar()
         if self.clock.total == 0.0:
             self._on_rollout_start()
             self.clock = Clock(self._vec.simulation_seconds, self._learn_seconds, time.perf_counter() - self._begun)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from rich.console import Console
@@ -31,10 +33,9 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     execution = execution_of(config, ranks)
     environments = ranks.share("agent.environments", config.agent.environments)
     env = NativeVecEnv(training_batch(config, environments, simulator_of(config, execution.device)))
-    ranks.join(execution.device)
     resumed = 0 if checkpoint is None else checkpoint[1]
     try:
-        model = config.agent.build(env, config.seed, None, execution)
+        model = config.agent.build(env, config.seed, None, execution)  # joins the other ranks once its numbers are accepted
         if checkpoint is not None:
             _restore(model, checkpoint, config, execution.device)
     except BaseException:
@@ -60,13 +61,14 @@ def execution_of(config: Config, ranks: Ranks) -> Execution:
 
 
 def simulator_of(config: Config, device: torch.device) -> str:
-    """Where the market runs. Raises ValueError where the stock learners would be handed CUDA tensors."""
+    """Where the market runs: if on a GPU, on the learner's. Raises ValueError where stock learners would be handed CUDA tensors."""
     if config.simulator == "cuda" and config.learner == "sb3":
         raise ConfigError("simulator = 'cuda' with learner = 'sb3'; accepted with it is simulator = 'cpu'")
+    gpu = str(device) if device.type == "cuda" else "cuda"
     if config.simulator != "auto":
-        return config.simulator
+        return gpu if config.simulator == "cuda" else "cpu"
     there = device.type == "cuda" and config.learner == "arbgym" and importlib.util.find_spec("numba_cuda") is not None
-    return "cuda" if there else "cpu"
+    return gpu if there else "cpu"
 
 
 def _restore(model: Any, checkpoint: tuple[Path, int], config: Config, device: torch.device) -> None:
@@ -74,13 +76,17 @@ def _restore(model: Any, checkpoint: tuple[Path, int], config: Config, device: t
     path, steps = checkpoint
     try:
         model.set_parameters(str(path), device=device)
-    except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise ConfigError(f"{path}: is no checkpoint of {config.name} with this run's networks: {error}") from error
+    except (RuntimeError, ValueError, KeyError, OSError, EOFError, BadZipFile, UnpicklingError) as error:
+        raise ConfigError(
+            f"{path}: is damaged, or no checkpoint of {config.name} with this run's networks: {error}; "
+            "accepted is a whole one: without this file, the one before it is taken"
+        ) from error
     model.num_timesteps = steps
 
 
 def _learn(model: Any, env: NativeVecEnv, config: Config, ranks: Ranks, folder: Path, resumed: int, console: Console) -> Learned:
-    with StopSignal() as stop:
+    says = () if ranks.first else (f"rank {ranks.rank}: stopping with the others (once more to end at once)",)
+    with StopSignal(*says) as stop:
         monitor = Monitor(
             env,
             folder if ranks.first else None,
@@ -91,8 +97,15 @@ def _learn(model: Any, env: NativeVecEnv, config: Config, ranks: Ranks, folder: 
             console=console,
         )
         if resumed < config.steps:
-            model.learn(config.steps - resumed, callback=monitor, log_interval=None, reset_num_timesteps=resumed == 0)
+            try:
+                model.learn(config.steps - resumed, callback=monitor, log_interval=None, reset_num_timesteps=resumed == 0)
+            finally:
+                monitor.close_bar()
             monitor.finish()
+            for reason in ("signal", "minutes"):  # one rank's reason to stop is everyone's
+                if ranks.any(monitor.stopped_by == reason, model.device):
+                    monitor.stopped_by = reason
+                    break
         else:
             console.print(f"{resumed:,} steps are taken already and the budget is {config.steps:,}: evaluating only")
             monitor.init_callback(model)

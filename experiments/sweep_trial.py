@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 import arbgym
+from agents.distributed import Ranks
 from agents.recipe import use_threads
 from agents.vec import NativeVecEnv
 from arbgym.evaluation import TUNING_SEED, Simulator, decide_with
 from experiments.config import RunConfig, default_config
+from experiments.online import execution_of
 from experiments.sweep_space import Parameters, Space, with_parameters
 from experiments.worlds import training_arguments, training_batch
 
@@ -145,13 +147,13 @@ def play(plan: Plan, parameters: Parameters, report: Report) -> float:
     Raises ValueError where the recipe refuses the values, FloatingPointError where training breaks down, and what ``report``
     raises.
     """
-    use_threads(1)
-    numba.set_num_threads(1)  # trials run beside each other, one thread each
+    use_threads(plan.config.threads)
+    numba.set_num_threads(plan.config.threads)  # trials run beside each other, one thread each by default
     config = with_parameters(plan.config, parameters)
     _warm_up(config.name, config.preset)
     env = NativeVecEnv(training_batch(config, config.agent.environments))
     try:
-        model = config.agent.build(env, config.seed)
+        model = config.agent.build(env, config.seed, None, execution_of(config, Ranks()))
         env.seed(config.training_seed)
         judge = _Judge(plan, report)
         model.learn(_MORE_STEPS_THAN_TIME, callback=judge, log_interval=None)

@@ -45,7 +45,7 @@ from experiments.learning import Learn, Learned
 from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, last_checkpoint, write_atomically
 from experiments.provenance import git_revision, machine, versions
 from experiments.report import write_report
-from experiments.saved import CONFIG, RESULT, load_config
+from experiments.saved import CONFIG, RESULT, load_config, load_learning_curve
 from experiments.supervised import SupervisedRecipe
 from experiments.worlds import training_batch
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RankLost as error:
+    except (RankLost, OSError) as error:
         print(f"error: {error}\nwhat was saved stays: python -m experiments.train --resume RUN goes on from it", file=sys.stderr)
         return 1
     if folder is not None:
@@ -113,7 +113,7 @@ def train(config: RunConfig[Any, Any], source: Path | None = None, console: Cons
         return None
     folder = _new_folder(config)
     if source is not None and checkpoint is not None:
-        _carry_over(source, checkpoint[0], folder)
+        _carry_over(source, *checkpoint, folder)
     _write_config(folder, config, source, 0 if checkpoint is None else checkpoint[1])
     console.print(f"[bold]{config.name}[/bold] on {config.environment} ({config.preset}, {config.feed}) -> {folder}")
     _finish(learn(folder, console), config, folder, console)
@@ -213,13 +213,13 @@ def _new_folder(config: RunConfig[Any, Any]) -> Path:
     raise ConfigError(f"out = {str(config.out)!r}: a thousand runs carry the stamp {stamp}")
 
 
-def _carry_over(source: Path, checkpoint: Path, folder: Path) -> None:
+def _carry_over(source: Path, checkpoint: Path, steps: int, folder: Path) -> None:
     """What the new folder needs of the run it goes on from: the checkpoint and the learning curve up to it."""
     target = folder / CHECKPOINTS / checkpoint.name
     target.parent.mkdir()
     shutil.copyfile(checkpoint, target)
-    if (source / LEARNING_CURVE).is_file():
-        shutil.copyfile(source / LEARNING_CURVE, folder / LEARNING_CURVE)
+    points = [json.dumps(point) + "\n" for point in load_learning_curve(source) if point["steps"] <= steps]
+    write_atomically(folder / LEARNING_CURVE, "".join(points).encode())
 
 
 def _write_config(folder: Path, config: RunConfig[Any, Any], source: Path | None, resumed: int) -> None:
@@ -230,6 +230,7 @@ def _write_config(folder: Path, config: RunConfig[Any, Any], source: Path | None
         "seeds": {"training": config.training_seed, "held_out": config.evaluation.seed},
         "versions": versions(),
         "machine": machine(),
+        "ranks": Ranks.from_environment().world,
     }
     write_atomically(folder / CONFIG, (json.dumps(content, indent=1) + "\n").encode())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -62,9 +62,13 @@ def _entries(tape: TokenTape, world: SellConfig, start: float, end: float) -> To
 
 
 def training_batch(config: Setting[Any], num_envs: int, device: str = "cpu") -> NativeVectorEnv:
-    """A native batch of training environments. Raises ValueError when the configuration or the data is refused."""
+    """A native batch of training environments, on "cpu" or "cuda" (a ``CudaVectorEnv``, which has the same names). Raises
+    ValueError when the configuration, the data or the device is refused.
+    """
     arguments = training_arguments(config) | ({} if device == "cpu" else {"device": device})
     env = gym.make_vec(config.environment, num_envs=num_envs, **arguments)
+    if device != "cpu":
+        return cast(NativeVectorEnv, env)
     if not isinstance(env, NativeVectorEnv):
         raise TypeError(f"{config.environment}: its vector environment is a {type(env).__name__}, not a native one")
     return env
