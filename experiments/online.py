@@ -61,7 +61,7 @@ def execution_of(config: Config, ranks: Ranks) -> Execution:
 
 
 def simulator_of(config: Config, device: torch.device) -> str:
-    """Where the market runs: if on a GPU, on the learner's. Raises ValueError where stock learners would be handed CUDA tensors."""
+    """Where the market runs; a GPU is the learner's. Raises ValueError where the stock learners would be handed CUDA tensors."""
     if config.simulator == "cuda" and config.learner == "sb3":
         raise ConfigError("simulator = 'cuda' with learner = 'sb3'; accepted with it is simulator = 'cpu'")
     gpu = str(device) if device.type == "cuda" else "cuda"
