@@ -1,7 +1,8 @@
-"""``python -m experiments.benchmark [amm|env|train|data|offline|models]``: speed as ratios measured in one run, a table and JSON.
+"""``python -m experiments.benchmark [amm|env|train|quality|data|offline|models]``: speed as ratios of one run, a table and JSON.
 
-Without a name amm, env and train run: ``data`` wants 7 GB of temporary disk, ``offline`` the environment of ``make offline``.
-Rates are the best of a few repetitions; on a shared machine trust the ratios.
+Without a name amm, env and train run: ``quality`` trains ten times and takes half an hour, ``data`` wants 7 GB of temporary disk,
+``offline`` the environment of ``make offline``. Rates are the best of a few repetitions or medians of works that take turns; on a
+shared machine trust the ratios.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("amm", "env", "train", "data", "offline", "models")
+PARTS = ("amm", "env", "train", "quality", "data", "offline", "models")
 DEFAULT = PARTS[:3]
 
 

@@ -140,7 +140,7 @@ def behaviour_figure(behaviour: dict[str, Any]) -> Picture:
 
 def _smooth(values: Any) -> Any:
     """Moving average over a twentieth of the points, shorter at the ends."""
-    width = max(len(values) // 20, 1)
+    width = min(max(len(values) // 20, 1), (len(values) - 1) // 2)
     kernel = np.ones(2 * width + 1)
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
 

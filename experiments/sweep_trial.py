@@ -35,7 +35,7 @@ SWEEP_SEED = TUNING_SEED + 50_000_000
 WORST_SHARE = -1.0
 _MORE_STEPS_THAN_TIME = 10**12
 
-ClockKind = Literal["wall", "cpu"]
+ClockKind = Literal["wall", "cpu", "steps"]
 
 
 class Point(NamedTuple):
@@ -63,7 +63,8 @@ class Plan:
     episodes: int
     """episodes per judgement"""
     clock: ClockKind
-    """wall: as a user waits; cpu: processor time of the process, which other processes disturb less"""
+    """wall: as a user waits; cpu: processor time of the process, which other processes disturb less; steps: environment steps for
+    seconds, where learners are compared that should learn the same from the same"""
     seed: int
     """of the search; the training seed is the configuration's"""
     oracle_profit: float = float("nan")
@@ -89,10 +90,11 @@ Play = Callable[[Plan, Parameters, Report], float]
 
 
 class Stopwatch:
-    """Seconds of one clock since it was made, but for the time while it was paused."""
+    """Seconds of one clock since it was made, but for the time while it was paused; ``steps`` says how many were taken."""
 
-    def __init__(self, kind: ClockKind) -> None:
-        self._now = time.perf_counter if kind == "wall" else time.process_time
+    def __init__(self, kind: ClockKind, steps: Callable[[], float]) -> None:
+        clocks: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time, "steps": steps}
+        self._now = clocks[kind]
         self._begun = self._now()
         self._paused: float | None = None
 
@@ -201,7 +203,7 @@ class _Judge(BaseCallback):
             if hasattr(model, name):
                 setattr(model, name, self._by_time(getattr(model, name)))
         self.points = [Point(0.0, 0, self._share())]
-        self._watch = Stopwatch(self._plan.clock)
+        self._watch = Stopwatch(self._plan.clock, lambda: float(self.num_timesteps))
 
     def _by_time(self, schedule: Callable[[float], float]) -> Callable[[float], float]:
         def value(_: float) -> float:
