@@ -9,9 +9,10 @@
     python -m experiments.train NAME --help     # every field of the configuration is a flag
 
 Writes runs/NAME/STAMP with config.json, learning.jsonl, TensorBoard files, checkpoints/, policy/, result.json
-and report.html. Ctrl-C ends training and evaluates, exports and reports what there is. ``--resume`` goes on
-from a run's last checkpoint, with its configuration, optimizer state and step count, in a folder of its own:
-the older run stays as it was.
+and report.html. Ctrl-C ends training and evaluates, exports and reports what there is; torchrun leaves that
+30 seconds, or its --shutdown-timeout. ``--resume`` goes on from a run's last checkpoint, with its
+configuration, optimizer state and step count, in a folder of its own and on any number of processes: the older
+run stays as it was.
 """
 
 from __future__ import annotations
