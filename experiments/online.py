@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from stable_baselines3.common.logger import Logger, configure
 
-from agents.distributed import Ranks
+from agents.distributed import RankLost, Ranks
 from agents.recipe import Execution, use_threads
 from agents.vec import NativeVecEnv
 from experiments.config import ActingRecipe, ConfigError, RunConfig
@@ -76,6 +76,8 @@ def _restore(model: Any, checkpoint: tuple[Path, int], config: Config, device: t
     path, steps = checkpoint
     try:
         model.set_parameters(str(path), device=device)
+    except RankLost:
+        raise
     except (RuntimeError, ValueError, KeyError, OSError, EOFError, BadZipFile, UnpicklingError) as error:
         raise ConfigError(
             f"{path}: is damaged, or no checkpoint of {config.name} with this run's networks: {error}; "

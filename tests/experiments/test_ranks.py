@@ -19,12 +19,15 @@ from typing import Any
 import numba
 import pytest
 import torch
+from rich.console import Console
 from stable_baselines3 import PPO
 
 from agents.distributed import Ranks
 from agents.recipe import use_threads
+from agents.vec import NativeVecEnv
+from experiments.config import parse, to_json
 from experiments.monitor import append_line, last_checkpoint, write_atomically
-from experiments.online import prepare
+from experiments.online import prepare, simulator_of
 from experiments.saved import load_config, load_learning_curve
 from experiments.train import main
 from tests.experiments.conftest import TINY, only_run
@@ -159,6 +162,30 @@ def test_dqn_on_two_ranks_is_saved_and_gone_on_with_by_one(start: Start, tmp_pat
     assert said.count("evaluating on held-out worlds") == 1
     assert main(["--resume", str(folder), "--steps", "3072", "--out", str(tmp_path / "one")]) == 0
     assert result(only_run(tmp_path / "one"))["training"]["steps"] == 3072
+
+
+@pytest.mark.parametrize("name", ["ppo_flash", "dqn_flash"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_rank_has_worlds_of_its_own(name: str, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Together those that one process has: rank 1 begins after the last one of rank 0. The other rank is imagined."""
+    for variable, value in zip(VARIABLES, (rank, 2, rank, 2), strict=True):
+        monkeypatch.setenv(variable, str(value))
+    monkeypatch.setattr(Ranks, "join", lambda *_: None)
+    monkeypatch.setattr(Ranks, "broadcast", lambda *_: None)
+    monkeypatch.setattr(Ranks, "sum_", lambda _, tensor: tensor)
+    begun: list[tuple[int, int | None]] = []
+    reset = NativeVecEnv.reset
+
+    def noted(env: NativeVecEnv) -> Any:
+        begun.append((env.num_envs, env._seeds[0]))
+        return reset(env)
+
+    monkeypatch.setattr(NativeVecEnv, "reset", noted)
+    config = parse([name, *(TINY if name == "ppo_flash" else OF_DQN)])
+    prepare(config, None)(tmp_path, Console(quiet=True))
+    assert begun == [(16, config.training_seed + rank * 16)]
+    wrote = {path.name.split(".")[0] for path in tmp_path.iterdir()}
+    assert wrote == ({"checkpoints", "learning", "events"} if rank == 0 else set())
 
 
 # ------------------------------------------------------------------------------------------------------------ how they end
@@ -314,6 +341,13 @@ def test_every_rank_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Monke
     assert Ranks(0, 2, 0, 2).device("auto") == torch.device("cpu")
 
 
+def test_the_market_runs_on_the_gpu_of_its_rank() -> None:
+    config = parse(["ppo_flash", "--simulator", "cuda"])
+    assert simulator_of(config, torch.device("cuda", 1)) == "cuda:1" and simulator_of(config, torch.device("cpu")) == "cuda"
+    assert simulator_of(parse(["ppo_flash", "--simulator", "cpu"]), torch.device("cuda", 1)) == "cpu"
+    assert simulator_of(parse(["ppo_flash"]), torch.device("cpu")) == "cpu"
+
+
 def _empty_the_optimizer(checkpoint: Path) -> None:
     with zipfile.ZipFile(checkpoint) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -352,8 +386,6 @@ def test_a_damaged_checkpoint_is_refused(
 def test_a_checkpoint_of_another_environment_or_network_is_refused(
     flags: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from experiments.config import parse, to_json
-
     copied = tmp_path / "copied"
     shutil.copytree(run, copied)
     content = json.loads((copied / "config.json").read_text())
