@@ -406,7 +406,7 @@ class _Transfer:
         self._tensors = env.tensors
         self._device = device
         self._pinned: torch.Tensor | None = None
-        if env.device != device and device.type == "cuda":
+        if not env.is_on(device) and device.type == "cuda" and env.device.type == "cpu":
             n, width = self._tensors.observations.shape
             self._pinned = torch.empty((n, width + 2), pin_memory=True)
 

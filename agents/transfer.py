@@ -17,10 +17,10 @@ class Transfer:
     def __init__(self, env: NativeVecEnv, device: torch.device, steps: int) -> None:
         self.env, self.steps = env, steps
         self.device = device
-        self._apart = device != env.device
+        self._apart = not env.is_on(device)
         source = env.tensors.observations
         # page-locked, so that the copy to a GPU runs beside whatever the processor does next
-        pinned = self._apart and device.type == "cuda"
+        pinned = self._apart and device.type == "cuda" and env.device.type == "cpu"
         self._staged = torch.empty(source.shape, dtype=source.dtype, pin_memory=True) if pinned else None
         self.rewards = torch.zeros((steps, env.num_envs), device=env.device)
         self.ended = torch.zeros((steps, env.num_envs), dtype=torch.bool, device=env.device)

@@ -61,6 +61,12 @@ class NativeVecEnv(VecEnv):
         self._start = time.perf_counter()
         self.simulation_seconds = 0.0
 
+    def is_on(self, device: torch.device) -> bool:
+        """Whether the simulator is on a learner's device; "cuda" alone is the current GPU."""
+        if str(device) == "cuda":
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device == self.device
+
     def step_tensors(self, actions: torch.Tensor) -> None:
         """Advance every environment by actions (N,), (N, A) of the batch's encoding; the results are in ``tensors``."""
         start = time.perf_counter()
@@ -93,15 +99,16 @@ class NativeVecEnv(VecEnv):
         self,
     ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[np.bool_], list[dict[str, Any]]]:
         """Observations (N, D), rewards (N,), episode ends (N,) and infos of the step that ``step_async`` took."""
-        env = self.env
+        tensors = self.tensors
         observations = self._observed()
-        dones = np.logical_or(env.terminated, env.truncated, out=self._dones[self._turn])
+        dones = self._dones[self._turn]
+        torch.from_numpy(dones).copy_(tensors.terminated | tensors.truncated)
         for i in self._filled:
             self._infos[i].clear()
         self._filled = np.flatnonzero(dones).tolist()
         for i in self._filled:
             self._infos[i].update(self.ended(i))
-        return observations, env.rewards, dones, self._infos
+        return observations, tensors.rewards.cpu().numpy(), dones, self._infos
 
     def _observed(self) -> NDArray[np.float32]:
         self._turn = 1 - self._turn

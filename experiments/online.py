@@ -32,6 +32,8 @@ def prepare(config: Config, checkpoint: tuple[Path, int] | None) -> Learn:
     use_threads(config.threads, ranks.local_world)
     execution = execution_of(config, ranks)
     environments = ranks.share("agent.environments", config.agent.environments)
+    if execution.device.type == "cuda":
+        torch.cuda.set_device(execution.device)  # where this rank's simulator is built
     env = NativeVecEnv(training_batch(config, environments, simulator_of(config, execution.device)))
     resumed = 0 if checkpoint is None else checkpoint[1]
     try:

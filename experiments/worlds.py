@@ -12,7 +12,7 @@ from arbgym.engine import NativeVectorEnv
 from arbgym.envs.sell import SellConfig
 from arbgym.market.tape import TapeError
 from arbgym.market.token_tape import RESERVE, TIME_S, TokenTape
-from experiments.config import Setting
+from experiments.config import ConfigError, Setting
 
 TRAINING_SHARE = 0.7  # of a tape's time: earlier rows train and tune, later rows judge
 EMBARGO_ROWS = 5  # left out between the two
@@ -65,10 +65,13 @@ def training_batch(config: Setting[Any], num_envs: int, device: str = "cpu") -> 
     """A native batch of training environments, on "cpu" or "cuda" (a ``CudaVectorEnv``, which has the same names). Raises
     ValueError when the configuration, the data or the device is refused.
     """
-    arguments = training_arguments(config) | ({} if device == "cpu" else {"device": device})
-    env = gym.make_vec(config.environment, num_envs=num_envs, **arguments)
+    arguments = training_arguments(config)
     if device != "cpu":
-        return cast(NativeVectorEnv, env)
+        try:
+            return cast(NativeVectorEnv, gym.make_vec(config.environment, num_envs=num_envs, device=device, **arguments))
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(f"simulator = {device!r}: {error}") from error
+    env = gym.make_vec(config.environment, num_envs=num_envs, **arguments)
     if not isinstance(env, NativeVectorEnv):
         raise TypeError(f"{config.environment}: its vector environment is a {type(env).__name__}, not a native one")
     return env

@@ -11,6 +11,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from arbgym import policy as policies
 from arbgym.engine import NativeVectorEnv
@@ -66,6 +67,8 @@ def test_a_masked_policy_never_does_what_cannot_be_done(name: str, flags: list[s
         (["ppo_flash", *TINY, "--learner", "sb3", "--precision", "bf16"], "learner = 'sb3' with precision bf16"),
         (["dqn_flash", *DQN_TINY, "--learner", "sb3", "--agent.prioritised"], "learner = 'sb3' with prioritised"),
         (["ppo_flash", *TINY, "--learner", "sb3", "--simulator", "cuda"], "simulator = 'cuda' with learner = 'sb3'"),
+        (["ppo_flash", *TINY, "--device", "cuda"], "device = 'cuda', and torch finds no GPU"),
+        (["ppo_flash", *TINY, "--simulator", "cuda"], "simulator = 'cuda': device = 'cuda' needs"),
         (["gbm_sell", "--quick", "--learner", "sb3"], "learner = 'sb3'; accepted for gbm_sell is 'arbgym'"),
         (["iql_flash", "--quick", "--compile", "default"], "compile = 'default'; accepted for iql_flash is 'off'"),
         (["ppo_sell", *TINY, "--action", "continuous", "--agent.masks"], "masks with the action space Box"),
@@ -74,6 +77,8 @@ def test_a_masked_policy_never_does_what_cannot_be_done(name: str, flags: list[s
 def test_what_does_not_go_together_is_refused(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if "cuda" in arguments and "sb3" not in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
     if arguments[0] == "ppo_sell":
         arguments = [argument for argument in arguments if argument not in ("--world.episode-blocks", "25")]
     monkeypatch.setenv("COLUMNS", "200")
