@@ -412,19 +412,24 @@ def test_ranks_of_one_machine_share_its_cores() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the score
+BUDGETS = {
+    "ppo_flash": "--agent.environments 128 --agent.rollout-steps 32 --agent.minibatch 1024 --steps 400000",
+    "dqn_flash": "--agent.environments 128 --agent.buffer 65536 --agent.batch 512 --agent.learning-starts 4096 --steps 300000",
+}
+
+
 @pytest.mark.slow
-def test_two_ranks_learn_as_well_as_one(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", BUDGETS)
+def test_two_ranks_learn_as_well_as_one(name: str, start: Start, tmp_path: Path) -> None:
     """The same steps in all, each rank with half of the environments: net profit on held-out worlds within both intervals."""
-    flags = (
-        "--agent.environments 128 --agent.rollout-steps 32 --agent.minibatch 1024 --agent.hidden 32 "
-        "--world.episode-blocks 50 --steps 400000 --evaluation.episodes 256 --evaluation.tuning-episodes 32"
-    ).split()
-    process = torchrun(start, "ppo_flash", *flags, "--out", tmp_path / "two")
+    shared = "--agent.hidden 32 --world.episode-blocks 50 --evaluation.episodes 256 --evaluation.tuning-episodes 32"
+    flags = [*BUDGETS[name].split(), *shared.split()]
+    process = torchrun(start, name, *flags, "--out", tmp_path / "two")
     said = output(process)
     assert process.returncode == 0, said
-    assert main(["ppo_flash", *flags, "--out", str(tmp_path / "one")]) == 0
-    both, alone = (result(only_run(tmp_path / name)) for name in ("two", "one"))
+    assert main([name, *flags, "--out", str(tmp_path / "one")]) == 0
+    both, alone = (result(only_run(tmp_path / ranks)) for ranks in ("two", "one"))
     assert both["training"] == alone["training"]
-    first, second = (found["policies"]["ppo_flash"]["net_profit"] for found in (both, alone))
+    first, second = (found["policies"][name]["net_profit"] for found in (both, alone))
     assert first["low"] <= second["mean"] <= first["high"] and second["low"] <= first["mean"] <= second["high"], (first, second)
     assert min(first["low"], second["low"]) > 0.0, "neither has learned"
