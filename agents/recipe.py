@@ -89,10 +89,12 @@ def use_threads(threads: int, processes: int = 1) -> None:
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     asked = threads * processes
     if asked > 1 and asked + busy > cores + 0.5:
-        of = "" if processes == 1 else f" in each of {processes} processes"
+        of, safe = "", "threads = 1"
+        if processes > 1:
+            of, safe = f" in each of {processes} processes", "one thread in as many processes as cores are idle"
         warnings.warn(
             f"threads = {threads}{of} with a load of {busy:.1f} on {cores} cores: oversubscribed threads "
-            "can halve the speed; threads = 1 is safe",
+            f"can halve the speed; {safe} is safe",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -34,7 +34,7 @@ from arbgym.spec import action_space, decode, observation_space
 from experiments.config import ConfigError, RecordConfig, RunConfig
 from experiments.datasets import Dataset, read, read_source, record, recorded_behaviour, require_offline
 from experiments.learning import Learn, Learned
-from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, StopSignal, write_atomically
+from experiments.monitor import CHECKPOINTS, LEARNING_CURVE, StopSignal, append_line, write_atomically
 from experiments.worlds import training_arguments
 
 DATASET = "dataset-v0"  # in the run's folder, where none was given
@@ -319,8 +319,7 @@ class _Watch:
         if CLONING in played:
             self._logger.record("profit/cloning", point["cloning_profit"])
         self._logger.dump(self._learner.steps)
-        with (self._folder / LEARNING_CURVE).open("a", encoding="utf-8") as curve:
-            curve.write(json.dumps(point) + "\n")
+        append_line(self._folder / LEARNING_CURVE, json.dumps(point))
         self._logged = self._learner.steps
         note = f"net profit {own['net_profit']:+.3f} a step"
         if own.get("oracle_profit", 0.0) > 0.0:
