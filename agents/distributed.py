@@ -16,7 +16,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-_TIMEOUT = timedelta(minutes=10)  # rank 0 may write a checkpoint meanwhile
+_TIMEOUT = timedelta(hours=1)  # rank 0 may record a dataset meanwhile
 
 
 class RankLost(RuntimeError):

@@ -73,7 +73,7 @@ class DQNRecipe:
     """neither take nor value actions that the environment says cannot be carried out now"""
 
     def __post_init__(self) -> None:
-        require("environments", self.environments, 1, 1_000_000)
+        require("environments", self.environments, 1, 16_777_216)
         require("gradient_steps", self.gradient_steps, 1, 100_000)
         require("batch", self.batch, 1, 10_000_000)
         require("buffer", self.buffer, self.environments, 1_000_000_000)

@@ -64,7 +64,7 @@ class PPORecipe:
     at once. None leaves all actions equally likely"""
 
     def __post_init__(self) -> None:
-        require("environments", self.environments, 1, 1_000_000)
+        require("environments", self.environments, 1, 16_777_216)
         require("rollout_steps", self.rollout_steps, 1, 100_000)
         require("epochs", self.epochs, 1, 1_000)
         require("minibatch", self.minibatch, 2, 10_000_000)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 from torch.nn import functional
@@ -48,6 +51,8 @@ class PPOUpdate:
         self.closed_form = (
             components is not None
             and type(policy) is ActorCriticPolicy
+            and policy.observation_space.dtype == np.float32  # anything else, the policy converts
+            and not is_image_space(policy.observation_space)
             and isinstance(policy.features_extractor, FlattenExtractor)
             and isinstance(policy.action_net, nn.Linear)
         )
@@ -158,7 +163,7 @@ class PPOUpdate:
 
     def _backward_by_autograd(self, batch: Minibatch, advantages: torch.Tensor, weights: Weights) -> torch.Tensor:
         """The same for any policy."""
-        actions = batch.actions.flatten() if self._components is not None and len(self._components.sizes) == 1 else batch.actions
+        actions = batch.actions.flatten() if isinstance(self._policy.action_space, spaces.Discrete) else batch.actions
         with self._autocast(batch.observations):
             values, log_probabilities, entropy = self._policy.evaluate_actions(batch.observations, actions)
         values, log_probabilities = values.float().flatten(), log_probabilities.float()

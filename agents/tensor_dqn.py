@@ -26,10 +26,10 @@ from agents.distributed import Ranks
 from agents.q_update import QUpdate
 from agents.recipe import require
 from agents.replay import TensorReplayBuffer, require_priorities
+from agents.resident import SEED_STRIDE, fuse_adam, shown, spread
 from agents.vec import NativeVecEnv
 
 _SAMPLED_BYTES = 2**22  # observations sampled at once for several updates; more would leave the caches
-_SEED_STRIDE = 1_000_003  # between the seeds of two ranks
 _UPDATES_PER_LOSS = 256  # on an accelerator reading the loss waits for it
 
 
@@ -76,6 +76,7 @@ class TensorDQN(DQN):
         if self.seed is None:
             self._generator.seed()
         self._following = False  # whether the buffer's newest observation is the environments' present one
+        self._filling = False  # whether a training goes on with a buffer that does not yet hold what an update wants
         if self.replay_buffer is None and self._replay_is_plain():
             self.replay_buffer = TensorReplayBuffer(
                 self.buffer_size,
@@ -100,7 +101,7 @@ class TensorDQN(DQN):
                 "accepted are no Dict, False and None"
             )
         super()._setup_model()
-        self._fuse_optimizer()
+        fuse_adam(self.policy.optimizer)
         self._update = QUpdate(
             self.policy,
             self.gamma,
@@ -125,12 +126,6 @@ class TensorDQN(DQN):
         plain = self.replay_buffer_class in (None, ReplayBuffer, NStepReplayBuffer)
         return plain and not self.optimize_memory_usage and not isinstance(self.observation_space, spaces.Dict)
 
-    def _fuse_optimizer(self) -> None:
-        """Adam in one pass over all parameters: a quarter of the time, the same step."""
-        if type(self.policy.optimizer) is torch.optim.Adam:
-            for group in self.policy.optimizer.param_groups:
-                group["fused"], group["foreach"] = True, False
-
     def _share_parameters(self) -> None:
         if self._ranks.several:
             self._ranks.broadcast(self.policy.state_dict().values())
@@ -138,19 +133,29 @@ class TensorDQN(DQN):
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
         """As the library's; a checkpoint's optimizer settings do not undo the fused step, and all ranks get rank 0's networks."""
         super().set_parameters(*arguments, **named)
-        self._fuse_optimizer()
+        fuse_adam(self.policy.optimizer)
         self._share_parameters()
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """As the library's; each rank explores and samples by itself, in environments of its own seeds."""
         super().set_random_seed(seed)
         if seed is not None:
-            self._generator.manual_seed(seed + _SEED_STRIDE * self._ranks.rank)
+            self._generator.manual_seed(seed + SEED_STRIDE * self._ranks.rank)
             if self._ranks.several and self.env is not None:
                 self.env.seed(seed + self.n_envs * self._ranks.rank)
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_update", "_ranks", "_precision", "_compile", "_generator", "_following", "_last_obs", "_last_episode_starts"]
+        own = [
+            "_update",
+            "_ranks",
+            "_precision",
+            "_compile",
+            "_generator",
+            "_following",
+            "_filling",
+            "_last_obs",
+            "_last_episode_starts",
+        ]
         return [*super()._excluded_save_params(), *own]
 
     def load_replay_buffer(self, path: str | Path | io.BufferedIOBase, truncate_last_traj: bool = True) -> None:
@@ -297,6 +302,7 @@ class TensorDQN(DQN):
         going_on = True
         if not self._following:
             buffer.begin(tensors.observations, self._masks(env))
+            self._filling = buffer.size() == 0 and self.num_timesteps > learning_starts
             self._following = True
         callback.on_rollout_start()
         for _ in range(steps):
@@ -307,8 +313,9 @@ class TensorDQN(DQN):
             self.num_timesteps += env.num_envs * self._ranks.world
             collected += 1
             # what callbacks look at; infos are made from the batch's buffers when they do
-            callback.update_locals({"self": self, "env": env, "infos": env.infos, "rewards": tensors.rewards, "dones": dones,
-                                    "new_obs": tensors.observations, "actions": actions, "buffer_actions": actions,
+            callback.update_locals({"self": self, "env": env, "infos": env.infos, "rewards": shown(tensors.rewards),
+                                    "dones": shown(dones), "new_obs": shown(tensors.observations),
+                                    "actions": shown(actions), "buffer_actions": shown(actions),
                                     "num_collected_steps": collected, "num_collected_episodes": episodes,
                                     "learning_starts": learning_starts, "log_interval": log_interval,
                                     "replay_buffer": buffer})  # fmt: skip
@@ -342,7 +349,7 @@ class TensorDQN(DQN):
         count = len(ended)
         if count:
             assert self.ep_info_buffer is not None, "stable-baselines3 makes it before the first step"
-            newest = ended[-self._stats_window_size :]
+            newest = spread(ended, self._stats_window_size)
             returns, lengths = env.tensors.episode_return[newest].tolist(), env.tensors.episode_length[newest].tolist()
             self.ep_info_buffer.extend({"r": r, "l": length} for r, length in zip(returns, lengths, strict=True))
         return count
@@ -374,6 +381,11 @@ class TensorDQN(DQN):
         if not isinstance(buffer, TensorReplayBuffer):
             super().train(gradient_steps, batch_size)
             return
+        if self._filling:
+            stored, most = (rows * self.n_envs * self._ranks.world for rows in (buffer.size(), buffer.buffer_size))
+            if stored < min(self.learning_starts, most):
+                return  # after a checkpoint, which holds no replay: a few transitions again and again would undo what was learned
+            self._filling = False
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         buffer.beta = min(1.0, self.beta + (1.0 - self.beta) * (1.0 - self._current_progress_remaining))

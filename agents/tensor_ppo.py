@@ -24,6 +24,7 @@ from agents.components import Components
 from agents.distributed import Ranks
 from agents.ppo_update import STATISTICS, PPOUpdate, Weights
 from agents.recipe import Compile, Precision
+from agents.resident import SEED_STRIDE, fuse_adam, shown, spread
 from agents.rollout import TensorRolloutBuffer
 from agents.transfer import Transfer
 from agents.vec import NativeVecEnv
@@ -72,28 +73,44 @@ class TensorPPO(PPO):
                 self.rollout_buffer_kwargs = {**plain_arguments, "masks": sum(self._components.sizes)}
         super()._setup_model()
         self.rollout_buffer_class, self.rollout_buffer_kwargs = plain_class, plain_arguments
-        self._fuse_optimizer()
+        fuse_adam(self.policy.optimizer)
         self._update = PPOUpdate(self.policy, self._components, self._precision, self._compile)
+        if not self._update.closed_form and (self.masks or self._compile != "off"):
+            asked = "masks" if self.masks else f"compile = {self._compile!r}"
+            found = f"{type(self.policy).__name__} for {type(self.observation_space).__name__} to {self.action_space}"
+            raise ValueError(f"{asked} with {found}; accepted is a MlpPolicy of the library's own with categorical actions")
+        self._limits = _limits(self.action_space, self.device)
         if self._ranks.several:
-            self._ranks.broadcast(parameter.data for parameter in self.policy.parameters())
-            if seed is not None:  # the weights are everyone's, exploration and the order of minibatches are each rank's own
-                torch.manual_seed(seed + 1_000_003 * self._ranks.rank)
-                np.random.seed((seed + 1_000_003 * self._ranks.rank) % 2**32)  # noqa: NPY002
-
-    def _fuse_optimizer(self) -> None:
-        """Adam in one pass over all parameters: a quarter of the time, the same step."""
-        if type(self.policy.optimizer) is torch.optim.Adam:
-            for group in self.policy.optimizer.param_groups:
-                group["fused"], group["foreach"] = True, False
+            self._share_parameters()
+            if seed is not None:  # the weights are everyone's; worlds, exploration and the order of minibatches each rank's own
+                torch.manual_seed(seed + SEED_STRIDE * self._ranks.rank)
+                np.random.seed((seed + SEED_STRIDE * self._ranks.rank) % 2**32)  # noqa: NPY002
+                if self.env is not None:
+                    self.env.seed(seed + self.n_envs * self._ranks.rank)
 
     def set_parameters(self, *arguments: Any, **named: Any) -> None:
-        """As the library's; a checkpoint's optimizer settings do not undo the fused step."""
+        """As the library's; a checkpoint's optimizer settings do not undo the fused step, and all ranks get rank 0's networks."""
         super().set_parameters(*arguments, **named)
-        self._fuse_optimizer()
+        fuse_adam(self.policy.optimizer)
+        self._share_parameters()
+
+    def _share_parameters(self) -> None:
+        if self._ranks.several:
+            self._ranks.broadcast(parameter.data for parameter in self.policy.parameters())
 
     def _excluded_save_params(self) -> list[str]:
-        own = ["_components", "_update", "_transfer", "_ranks", "_precision", "_compile", "_last_obs", "_last_episode_starts"]
-        return [*super()._excluded_save_params(), *own, "rollout_buffer_class"]
+        own = [
+            "_components",
+            "_update",
+            "_transfer",
+            "_limits",
+            "_ranks",
+            "_precision",
+            "_compile",
+            "_last_obs",
+            "_last_episode_starts",
+        ]
+        return [*super()._excluded_save_params(), *own]
 
     def predict(
         self,
@@ -151,7 +168,7 @@ class TensorPPO(PPO):
             transfer.observations_to(buffer.observations[step + 1])
             transfer.remember(step, cut=self.gamma > 0.0)
             self.num_timesteps += env.num_envs * self._ranks.world
-            callback.update_locals(_locals(self, env, transfer, step, actions))
+            callback.update_locals(_locals(self, env, transfer, step, actions, steps))
             going_on = callback.on_step() and going_on
             if not (going_on or self._ranks.several):
                 return False
@@ -179,7 +196,7 @@ class TensorPPO(PPO):
         buffer.compute_returns_and_advantage(values[-1], buffer.episode_starts[-1])
         buffer.filled()
         tensors = transfer.env.tensors
-        rows = transfer.ended.any(0).nonzero().flatten()[: self._stats_window_size]
+        rows = spread(transfer.ended.any(0).nonzero().flatten(), self._stats_window_size)
         assert self.ep_info_buffer is not None
         for total, length in zip(tensors.episode_return[rows].tolist(), tensors.episode_length[rows].tolist(), strict=True):
             self.ep_info_buffer.append({"r": total, "l": length})
@@ -191,10 +208,7 @@ class TensorPPO(PPO):
 
     def _within_bounds(self, actions: torch.Tensor) -> torch.Tensor:
         """A Gaussian's draws (N, A), within the limits of a continuous action."""
-        if not isinstance(self.action_space, spaces.Box):
-            return actions
-        low, high = (torch.as_tensor(bound, device=actions.device) for bound in (self.action_space.low, self.action_space.high))
-        return torch.minimum(torch.maximum(actions, low), high)
+        return actions if self._limits is None else torch.minimum(torch.maximum(actions, self._limits[0]), self._limits[1])
 
     # -------------------------------------------------------------------------------------------------------- learning
     def train(self) -> None:
@@ -261,15 +275,26 @@ class TensorPPO(PPO):
             self.logger.record("train/clip_range_vf", weights.clip_value)
 
 
-def _locals(model: TensorPPO, env: NativeVecEnv, transfer: Transfer, step: int, actions: torch.Tensor) -> dict[str, Any]:
-    """What callbacks find in ``self.locals`` after a step: tensors, and infos that are made when they are read."""
+def _limits(space: spaces.Space[Any], device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Least and greatest action (A,) of a continuous space."""
+    if not isinstance(space, spaces.Box):
+        return None
+    return torch.as_tensor(space.low, device=device), torch.as_tensor(space.high, device=device)
+
+
+def _locals(
+    model: TensorPPO, env: NativeVecEnv, transfer: Transfer, step: int, actions: torch.Tensor, steps: int
+) -> dict[str, Any]:
+    """What callbacks find in ``self.locals`` after a step, without a copy; infos are made when they are read."""
     return {
         "self": model,
         "env": env,
         "infos": env.infos,
-        "rewards": transfer.rewards[step],
-        "dones": transfer.ended[step],
-        "new_obs": env.tensors.observations,
-        "actions": actions,
+        "rewards": shown(transfer.rewards[step]),
+        "dones": shown(transfer.ended[step]),
+        "new_obs": shown(env.tensors.observations),
+        "actions": shown(actions),
         "n_steps": step + 1,
+        "n_rollout_steps": steps,
+        "rollout_buffer": model.rollout_buffer,
     }

@@ -94,9 +94,14 @@ class Policy:
         return logits, actions
 
     def predict(self, observations: NDArray[np.float32], masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
-        """Encoded actions (N, A) for observations float32 (N, D), among those that ``masks`` bool (N, L) allow if given."""
+        """Encoded actions (N, A) for observations float32 (N, D), among those that ``masks`` bool (N, L) allow.
+
+        Masks may be left out unless the policy is ``masked``. Raises PolicyError.
+        """
         logits, actions = self.evaluate(observations)
         if masks is None:
+            if self.masked:
+                raise PolicyError("masks: missing; the policy was trained with action_masks and accepts observations with them")
             return actions
         if masks.shape != logits.shape or self.encoding == "continuous":
             raise PolicyError(

@@ -151,10 +151,20 @@ def _shares(name: str, model: Any, rollouts: int) -> list[Row]:
         clock.learner += time.perf_counter() - start
 
     model.train = timed
+    step_tensors = model.env.step_tensors
+    if model.env.device.type == "cuda":  # else the market's work would count where somebody waits for it
+
+        def waited(actions: torch.Tensor) -> None:
+            step_tensors(actions)
+            start = time.perf_counter()
+            torch.cuda.synchronize()
+            model.env.simulation_seconds += time.perf_counter() - start
+
+        model.env.step_tensors = waited
     before, start = model.env.simulation_seconds, time.perf_counter()
     _learning(model, rollouts)()
     clock.total, clock.simulation = time.perf_counter() - start, model.env.simulation_seconds - before
-    model.train = train
+    model.train, model.env.step_tensors = train, step_tensors
     parts = ("simulation_share", "learner_share", "rest_share")
     return [_row(f"{name}, {part.replace('_', ' ')}", clock.shares()[part], "1") for part in parts]
 
@@ -219,7 +229,7 @@ def _memory() -> list[Row]:
 
 def _on_gpu() -> list[Row]:
     """The simulator and PPO with both on the GPU."""
-    device = torch.device("cuda")
+    device = torch.device("cuda", torch.cuda.current_device())
     card = torch.cuda.get_device_name(device)
     found = []
     for environments in (65_536, 1_048_576):

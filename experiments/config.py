@@ -26,7 +26,7 @@ from arbgym.engine import Definition, load_definition
 from arbgym.evaluation import HELD_OUT_SEED, TRAINING_SEED, TUNING_SEED
 from arbgym.spec import Encoding
 
-_WORLDS_PER_SEED = 100_000  # training worlds of one --seed; the upper half is for what is resumed
+_WORLDS_PER_SEED = 100_000  # training worlds of one --seed, at least; the upper half is for what is resumed
 _SEEDS = (TUNING_SEED - TRAINING_SEED) // _WORLDS_PER_SEED
 
 
@@ -115,7 +115,12 @@ class Setting(Generic[World]):
     @property
     def training_seed(self) -> int:
         """Seed of the first training world; runs with other seeds, and held-out worlds, lie elsewhere."""
-        return TRAINING_SEED + self.seed * _WORLDS_PER_SEED
+        return TRAINING_SEED + self.seed * self.worlds_per_seed
+
+    @property
+    def worlds_per_seed(self) -> int:
+        """How many training worlds each --seed has to itself."""
+        return _WORLDS_PER_SEED
 
     def environment_arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``gym.make_vec`` but for the number of environments and the recorded tape."""
@@ -167,9 +172,12 @@ class RunConfig(Setting[World], Generic[Agent, World]):
         if self.action not in self.agent.encodings:
             accepted = ", ".join(self.agent.encodings)
             raise ConfigError(f"action = {self.action!r}; accepted for {self.name} is {accepted}")
-        if self.agent.environments > _WORLDS_PER_SEED // 4:
-            environments = self.agent.environments
-            raise ConfigError(f"agent.environments = {environments}; accepted is up to {_WORLDS_PER_SEED // 4}")
+        if self.training_seed + self.worlds_per_seed > TUNING_SEED:
+            most = (TUNING_SEED - TRAINING_SEED) // self.worlds_per_seed - 1
+            raise ConfigError(
+                f"seed = {self.seed} with agent.environments = {self.agent.environments}; accepted are seeds 0 to {most} with so "
+                "many, as each has worlds of its own"
+            )
         if not hasattr(self.agent, "update_steps"):
             self._require_defaults()
         if self.minutes is not None and not 0.0 < self.minutes <= 10_000.0:
@@ -189,7 +197,12 @@ class RunConfig(Setting[World], Generic[Agent, World]):
 
     def resumed_seed(self, steps: int) -> int:
         """Seed of the first training world of a training that goes on after ``steps``: worlds it has not met yet."""
-        return self.training_seed + _WORLDS_PER_SEED // 2 + steps % (_WORLDS_PER_SEED // 4)
+        return self.training_seed + self.worlds_per_seed // 2 + steps % (self.worlds_per_seed // 4)
+
+    @property
+    def worlds_per_seed(self) -> int:
+        """Enough for four batches of the agent's environments."""
+        return max(_WORLDS_PER_SEED, 4 * self.agent.environments)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -149,6 +149,10 @@ def _value(hint: Any, name: str, text: str) -> Any:
     try:
         if typing.get_origin(kind) is tuple:
             return tuple(int(width) for width in text.split(","))
+        if kind is bool:
+            if text.lower() not in ("true", "false"):
+                raise ConfigError(f"{name} = {text!r}; accepted are true, false")
+            return text.lower() == "true"
         return kind(text)
     except ValueError as error:
         accepted = "widths such as 64,64" if typing.get_origin(kind) is tuple else f"a value of type {kind.__name__}"

@@ -179,9 +179,11 @@ class _Greedy:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self.masked = bool(getattr(model, "masks", False))
 
-    def predict(self, observations: NDArray[np.float32]) -> NDArray[Any]:
-        actions: NDArray[Any] = self._model.predict(observations, deterministic=True)[0]
+    def predict(self, observations: NDArray[np.float32], masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+        told = {} if masks is None else {"action_masks": masks}
+        actions: NDArray[Any] = self._model.predict(observations, deterministic=True, **told)[0]
         return actions
 
 

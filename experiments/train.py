@@ -170,7 +170,7 @@ def _finish(learned: Learned, config: RunConfig[Any, Any], folder: Path, console
         "training": {"steps": learned.steps, "unit": learned.unit, "stopped_by": learned.stopped_by},
         "export": {
             "observations": len(observations),
-            "differing_actions": differing_actions(learned.model, policy.predict, observations),
+            "differing_actions": differing_actions(learned.model, lambda rows: policy.evaluate(rows)[1], observations),
         },
         **evaluation,
     }

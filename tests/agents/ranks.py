@@ -33,7 +33,6 @@ def main(folder: Path) -> None:
     whole.learn(8 * 16)
     half = learner(4, 4 * 16, ranks=ranks)
     half.set_parameters(deepcopy(whole.get_parameters()))
-    half.env.seed(5 + 4 * ranks.rank)
     half.learn(2 * 4 * 32)
     found = {"learned": weights(half), "steps": half.num_timesteps, "observations": half.rollout_buffer.observations.clone()}
 

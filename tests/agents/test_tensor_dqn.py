@@ -417,7 +417,7 @@ def test_a_recipe_builds_both_learners_and_splits_what_can_be_split() -> None:
     for name, change in (("batch", {"batch": 63}), ("buffer", {"buffer": 4_001}), ("environments", {"environments": 15})):
         with pytest.raises(ValueError, match=f"{name} = .* on 2 ranks; accepted is a multiple of 2"):
             replace(RECIPE, **change).build(told(), seed=1, execution=Execution(ranks=Ranks(0, 2)))
-    with pytest.raises(ValueError, match="'sb3' with prioritised, masks; accepted is learner = 'arbgym'"):
+    with pytest.raises(ValueError, match="'sb3' with prioritised, masks; accepted with it is learner = 'arbgym'"):
         replace(RECIPE, prioritised=True, masks=True).build(told(), seed=1, execution=Execution(learner="sb3"))
 
 
@@ -470,3 +470,16 @@ def test_two_ranks_stay_bit_equal_and_two_halves_are_one_whole(tmp_path: Path) -
     assert not torch.equal(first.replayed, second.replayed)  # each rank has played for itself
     assert torch.equal(first.averaged, second.averaged) and torch.equal(first.whole, second.whole)
     assert (first.averaged - first.whole).abs().max() < 1e-6 and (first.whole - first.learned).abs().max() > 1e-5
+
+
+def test_a_training_that_goes_on_fills_its_replay_before_it_learns() -> None:
+    """A checkpoint holds no replay: weights stand still until there is as much of it as before the first update."""
+    recipe = DQNRecipe(environments=16, learning_starts=320, buffer=3_200, batch=32, hidden=(8,))
+    env = NativeVecEnv(gymnasium.make_vec("ArbFlash-v0", num_envs=16, action="discrete", episode_blocks=9))
+    learner = recipe.build(env, 0)
+    learner.num_timesteps = 10_000
+    before = copy.deepcopy(learner.q_net.state_dict())
+    learner.learn(320 - 16, reset_num_timesteps=False)
+    assert all(torch.equal(now, before[name]) for name, now in learner.q_net.state_dict().items())
+    learner.learn(64, reset_num_timesteps=False)
+    assert not all(torch.equal(now, before[name]) for name, now in learner.q_net.state_dict().items())

@@ -18,10 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback, StopTrainingOnMaxEpisodes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from torch import nn
 
 from agents.components import Components
@@ -39,7 +41,7 @@ def vec(num_envs: int = 8, id_: str = "ArbFlash-v0", **arguments: Any) -> Native
     return NativeVecEnv(env)
 
 
-def model(kind: type[PPO] = TensorPPO, env: NativeVecEnv | None = None, **changes: Any) -> PPO:
+def model(kind: type[PPO] = TensorPPO, env: NativeVecEnv | None = None, policy: Any = "MlpPolicy", **changes: Any) -> PPO:
     settings_: dict[str, Any] = {
         "n_steps": 16,
         "batch_size": 48,  # with a rest of 32
@@ -51,7 +53,28 @@ def model(kind: type[PPO] = TensorPPO, env: NativeVecEnv | None = None, **change
         "seed": 3,
         "device": "cpu",
     }
-    return kind("MlpPolicy", env or vec(), **{**settings_, **changes})
+    return kind(policy, env or vec(), **{**settings_, **changes})
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """The library's policy under a user's name, which may have overridden anything."""
+
+
+class Steps(gym.Env[Any, int]):
+    """Twenty steps whose observation, of any type, is their number."""
+
+    def __init__(self, dtype: type[Any]) -> None:
+        self.observation_space = spaces.Box(0, 100, (2,), dtype)
+        self.action_space = spaces.Discrete(2)
+        self._dtype, self._step = dtype, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._step = 0
+        return np.zeros(2, self._dtype), {}
+
+    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._step += 1
+        return np.full(2, self._step, self._dtype), float(action), self._step == 20, False, {}
 
 
 def weights(learner: PPO) -> torch.Tensor:
@@ -220,6 +243,47 @@ class TestItsFace:
         learner = model()
         learner.learn(10_000, callback=Stop())
         assert learner.num_timesteps == 5 * 8
+
+    @pytest.mark.parametrize("encoding", ["multidiscrete", "discrete"])
+    def test_episodes_are_counted_by_the_librarys_own_callback(self, encoding: str) -> None:
+        learner = model(env=vec(action=encoding))
+        learner.learn(10_000, callback=StopTrainingOnMaxEpisodes(max_episodes=2))
+        assert learner.num_timesteps == 8 * 2 * 9
+
+    @pytest.mark.parametrize("dtype", [np.float64, np.int64, np.uint8])
+    def test_observations_of_any_type_are_taken_as_the_library_takes_them(self, dtype: type[Any]) -> None:
+        found = []
+        for kind in (TensorPPO, PPO):
+            env = DummyVecEnv([lambda: Steps(dtype)])
+            found.append(weights(kind("MlpPolicy", env, n_steps=32, batch_size=16, seed=0, device="cpu").learn(64)))
+        assert torch.allclose(*found, atol=1e-5)
+
+    def test_a_policy_of_ones_own_is_differentiated_by_autograd(self) -> None:
+        """The same layers behind a class of the user's: another way, the same weights."""
+
+        plain = model()
+        same = model(policy=OwnPolicy)
+        assert plain._update.closed_form and not same._update.closed_form
+        plain.learn(8 * 16)
+        buffer = plain.rollout_buffer
+        same.rollout_buffer.reset()
+        for name in ("observations", "actions", "_numbers"):
+            getattr(same.rollout_buffer, name).copy_(getattr(buffer, name))
+        same.rollout_buffer.filled()
+        same.set_parameters(deepcopy(plain.get_parameters()))
+        for learner in (plain, same):
+            learner.set_logger(Logger(None, []))
+            learner._current_progress_remaining = 1.0
+            np.random.seed(11)  # noqa: NPY002
+            learner.train()
+        assert torch.allclose(weights(plain), weights(same), rtol=0.0, atol=1e-6)
+
+    def test_what_needs_the_closed_form_is_refused_without_it(self) -> None:
+        for changes in ({"masks": True}, {"compile": "default"}):
+            with pytest.raises(ValueError, match=rf"{next(iter(changes))}.*accepted is a MlpPolicy of the library's own"):
+                TensorPPO(OwnPolicy, vec(), n_steps=16, batch_size=16, device="cpu", **changes)
+        with pytest.raises(ValueError, match="compile = 'default'"):
+            model(env=vec(action="continuous"), compile="default")
 
     def test_the_same_seed_learns_the_same_and_another_one_does_not(self) -> None:
         found = []

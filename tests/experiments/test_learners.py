@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ import torch
 
 from arbgym import policy as policies
 from arbgym.engine import NativeVectorEnv
-from arbgym.evaluation import MaskedDecide, Simulator, decide_with
+from arbgym.evaluation import TUNING_SEED, MaskedDecide, Simulator, decide_with
 from experiments import parity
+from experiments.config import parse
 from experiments.figures import learning_figure
 from experiments.train import main
 from tests.experiments.conftest import TINY, only_run, train
@@ -44,10 +46,12 @@ def test_a_masked_policy_never_does_what_cannot_be_done(name: str, flags: list[s
     assert isinstance(env, NativeVectorEnv)
     env.reset(seed=7)
     sizes = [int(size) for size in getattr(env.single_action_space, "nvec", [getattr(env.single_action_space, "n", 0)])]
+    with pytest.raises(policies.PolicyError, match="masks: missing"):
+        policy.predict(env.observations)
     places, forbidden = np.cumsum([0, *sizes[:-1]]), 0
     for _ in range(20):
         masks = env.action_masks()
-        free, masked = policy.predict(env.observations), policy.predict(env.observations, masks)
+        free, masked = policy.evaluate(env.observations)[1], policy.predict(env.observations, masks)
         assert np.take_along_axis(masks, masked + places, axis=1).all()
         wanted = np.take_along_axis(masks, free + places, axis=1)
         assert np.array_equal(masked[wanted], free[wanted]), "what may be done is done"
@@ -137,3 +141,12 @@ def test_a_training_on_the_cuda_engine_is_the_training_on_the_cpus(tmp_path: Pat
         lines = (only_run(out) / "learning.jsonl").read_text().splitlines()
         curves.append([{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines])
     assert curves[0] == curves[1]
+
+
+def test_a_million_environments_are_a_configuration() -> None:
+    config = parse(["ppo_flash", "--agent.environments", "1048576", "--seed", "20"])
+    assert config.training_seed + config.worlds_per_seed <= TUNING_SEED
+    assert config.resumed_seed(10**9) + 1_048_576 <= config.training_seed + config.worlds_per_seed
+    with pytest.raises(ValueError, match=r"seed = 23 with agent\.environments = 1048576; accepted are seeds 0 to 22"):
+        dataclasses.replace(config, seed=23)
+    assert parse(["ppo_flash", "--seed", "1"]).training_seed == 100_000, "runs of few environments keep their worlds"
