@@ -1,7 +1,7 @@
 """What crosses between the simulator's device and the learner's while a rollout is collected.
 
-Observations go over once a step, and actions come back; rewards and episode ends stay where the simulator is until the rollout is
-complete. On one device nothing is transferred.
+Observations go over once a step, and actions come back (masks, where they are asked for, go over too); rewards and episode ends
+stay where the simulator is until the rollout is complete. On one device nothing is transferred.
 """
 
 from __future__ import annotations

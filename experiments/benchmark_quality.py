@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments.benchmark_train import LIBRARY
 from experiments.config import default_config
+from experiments.peers import SBXRecipe, has_sbx
 from experiments.sweep_trial import Plan, Point, play, reference, seconds_to
 
 SEEDS = 5
@@ -58,7 +59,22 @@ def rows() -> list[dict[str, Any]]:
         said = f", at least ({missed} of {SEEDS} seeds did not get there)" if missed else ""
         found.append({"name": f"quality.ppo_flash to {name}, {SEEDS} seeds", "value": mine, "unit": "s",
                       "ratio_to": f"stable-baselines3's defaults{said}", "ratio": float(np.median(bounded)) / mine})  # fmt: skip
+        if has_sbx():
+            found.append(_beside_sbx(name, share, mine, plan))
     return found
+
+
+def _beside_sbx(name: str, share: float, mine: float, plan: Plan) -> dict[str, Any]:
+    """The same numbers by SBX, which has ten times the recipe's time too."""
+    config = replace(plan.config, agent=SBXRecipe(**vars(plan.config.agent)))
+    longest = PATIENCE * mine
+    patient = replace(plan, config=config, seconds=longest, checkpoints=20)
+    reached = [seconds_to(_curve(replace(patient, config=replace(config, seed=seed)), share), share) for seed in range(SEEDS)]
+    seconds = float(np.median([longest if second is None else second for second in reached]))
+    missed = sum(second is None for second in reached)
+    said = f", at least ({missed} of {SEEDS} seeds did not get there)" if missed else ""
+    return {"name": f"quality.ppo_flash to {name}, {SEEDS} seeds", "value": mine, "unit": "s",
+            "ratio_to": f"SBX (JAX), same numbers{said}", "ratio": seconds / mine}  # fmt: skip
 
 
 def _curve(plan: Plan, enough: float | None = None) -> list[Point]:

@@ -22,6 +22,7 @@ from agents.vec import NativeVecEnv
 from arbgym.engine import NativeVectorEnv
 from experiments.config import RunConfig, default_config
 from experiments.monitor import Clock
+from experiments.peers import SBXRecipe, has_sbx
 from experiments.worlds import training_batch
 
 ROUNDS = 5
@@ -56,6 +57,8 @@ def rows() -> list[Row]:
     for world in WORLDS:
         found += _ppo(world, threads)
     found += _defaults(threads)
+    if has_sbx():
+        found += _peer(threads)
     use_threads(1)
     found += _dqn()
     found += _memory()
@@ -177,6 +180,19 @@ def _defaults(threads: int) -> list[Row]:
     ratio = float(np.median(rates["ours"] / rates["defaults"]))
     value = float(np.median(rates["ours"]))
     return [_row(f"train.ppo_flash, its recipe, {threads} threads", value, "steps/s", "stable-baselines3's defaults", ratio)]
+
+
+def _peer(threads: int) -> list[Row]:
+    """SBX with the same numbers: JAX decides for itself how many threads it takes."""
+    ours = _learner("ArbFlash-v0", SAME, Execution())
+    theirs = _learner("ArbFlash-v0", SBXRecipe(**vars(SAME)), Execution())
+    rates = in_turns({"ours": _learning(ours, 4), "sbx": _learning(theirs, 4)})
+    value, ratio = float(np.median(rates["ours"])), float(np.median(rates["ours"] / rates["sbx"]))
+    return [
+        _row(
+            f"train.ppo ArbFlash-v0, {SAME.environments:,} environments, {threads} threads", value, "steps/s", "SBX (JAX)", ratio
+        )
+    ]
 
 
 def _dqn() -> list[Row]:
