@@ -49,6 +49,7 @@ def simulate(*arguments: str) -> None:
 
 
 @simulator
+@pytest.mark.slow
 def test_simulated_threads_play_as_the_cpu_does_bit_for_bit() -> None:
     simulate("tests.envs.cuda_toy", *ENCODINGS)
 

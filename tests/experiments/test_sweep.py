@@ -196,6 +196,7 @@ def test_the_same_command_adds_what_is_missing_and_repeats_the_same_search(two: 
     assert [trial["parameters"] for trial in in_one_go] == [trial["parameters"] for trial in after]
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_plays_another_in_the_lost_trials_place(two: Path, tmp_path: Path) -> None:
     shutil.copyfile(two / "s.db", tmp_path / "s.db")
     ended = len(record(two)["trials"])
