@@ -1,7 +1,8 @@
 """Time to quality on ArbFlash-v0: how long until a policy earns what the tuned rule earns, and 95 % of what it ends with.
 
 The named run's recipe, beside stable-baselines3's defaults with 8 environments. Several seeds each, on one thread; seconds are
-processor time, which other processes disturb less than the clock on the wall, and judging does not count. The defaults are given ten times the time that the recipe took, and what they have not reached by then is told as that bound.
+processor time, which other processes disturb less than the clock on the wall, and judging does not count. The defaults are given
+ten times the time that the recipe took, and what they have not reached by then is told as that bound.
 """
 
 from __future__ import annotations
