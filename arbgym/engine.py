@@ -6,7 +6,7 @@ An environment is a ``Definition``: what is observed and chosen, a state record,
 
 The engine holds a row of state per environment (a structured array: one environment's fields lie together, so a step touches
 a kilobyte, and a call unboxes one array instead of forty), decodes actions, scales observations, resets finished
-episodes and sums their statistics, all inside one compiled loop: serial for a batch of one, ``prange`` over threads for more.
+episodes and sums their statistics, all inside one compiled loop: serial for a few rows, ``prange`` over threads for more.
 It knows no market.
 
 Two rules make batches equal singles bit for bit: random numbers are a function of (seed, episode, block, stream), held in
@@ -268,7 +268,7 @@ def _allow(
 
 
 class Drivers(NamedTuple):
-    """The compiled loop of one definition; the serial one serves a batch of one. ``masks`` is None where nothing is masked."""
+    """The compiled loop of one definition; the serial one serves a few rows. ``masks`` is None where nothing is masked."""
 
     serial: Any
     parallel: Any
@@ -367,7 +367,8 @@ class _Core:
         layout = batch_layout(self.definition, self.encoding, self.num_envs)
         self.batch = Batch(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in layout.items()}, scales=self.scales)
         drivers = _drivers(self.definition)
-        self._loop = drivers.parallel if self.num_envs > 1 else drivers.serial
+        # a few rows are done before a second thread has woken up
+        self._loop = drivers.parallel if self.num_envs > _SERIAL_ROWS else drivers.serial
         self._mask_loop = drivers.masks
 
     def begin(self, seed: int | Sequence[int | None] | None, mask: Any, draw: Callable[[], int]) -> None:
