@@ -87,6 +87,21 @@ class PPORecipe:
         """Environment steps between two updates: a budget is rounded up to a whole number of them."""
         return self.environments * self.rollout_steps
 
+    def numbers(self, execution: Execution) -> dict[str, Any]:
+        """The recipe's numbers by the library's names. Raises ValueError when a minibatch cannot be split over the ranks."""
+        return {
+            "learning_rate": linear_schedule(self.learning_rate, self.final_learning_rate_share),
+            "n_steps": self.rollout_steps,
+            "batch_size": execution.ranks.share("minibatch", min(self.minibatch, self.update_steps)),
+            "n_epochs": self.epochs,
+            "gamma": self.gamma,
+            "gae_lambda": self.gae_lambda,
+            "clip_range": self.clip_range,
+            "ent_coef": self.entropy_weight,
+            "vf_coef": self.value_weight,
+            "max_grad_norm": self.max_gradient_norm,
+        }
+
     def build(self, env: NativeVecEnv, seed: int, tensorboard: Path | None = None, execution: Execution | None = None) -> PPO:
         """A model that learns from ``env``, this rank's share of the environments; ``seed`` sets its weights and its exploration.
 
@@ -103,20 +118,10 @@ class PPORecipe:
         if execution.learner == "sb3":
             execution.require_stock(masks=self.masks)
             kind, own = PPO, {}
-        minibatch = min(self.minibatch, self.update_steps)
         model: PPO = kind(
             "MlpPolicy",
             env,
-            learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
-            n_steps=self.rollout_steps,
-            batch_size=execution.ranks.share("minibatch", minibatch),
-            n_epochs=self.epochs,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            clip_range=self.clip_range,
-            ent_coef=self.entropy_weight,
-            vf_coef=self.value_weight,
-            max_grad_norm=self.max_gradient_norm,
+            **self.numbers(execution),
             policy_kwargs={"net_arch": list(self.hidden), "activation_fn": nn.ReLU if self.activation == "relu" else nn.Tanh},
             tensorboard_log=None if tensorboard is None else str(tensorboard),
             seed=seed,

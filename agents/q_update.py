@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from agents.distributed import Ranks
+from agents.recipe import Compile, Precision
 from agents.replay import ReplaySamples
 
 
@@ -34,8 +35,8 @@ class QUpdate:
         max_gradient_norm: float,
         *,
         double: bool = False,
-        precision: Literal["float32", "bf16"] = "float32",
-        compile: Literal["off", "default", "reduce-overhead"] = "off",
+        precision: Precision = "float32",
+        compile: Compile = "off",
         ranks: Ranks | None = None,
     ) -> None:
         self._policy, self._gamma, self._max_gradient_norm, self._double = policy, gamma, max_gradient_norm, double

@@ -264,9 +264,9 @@ class TensorPPO(PPO):
         for name, mean in zip(STATISTICS, means.tolist(), strict=True):
             self.logger.record(f"train/{name}", mean)
         self.logger.record("train/loss", policy_loss + weights.entropy * entropy_loss + weights.value * value_loss)
-        spread = float(buffer.returns.var())
+        variance = float(buffer.returns.var())
         unexplained = float((buffer.returns - buffer.values).var())
-        self.logger.record("train/explained_variance", float("nan") if spread == 0.0 else 1.0 - unexplained / spread)
+        self.logger.record("train/explained_variance", float("nan") if variance == 0.0 else 1.0 - unexplained / variance)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", self.policy.log_std.exp().mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

@@ -6,7 +6,7 @@ numba-cuda sees the same memory, so nothing is copied between simulator and lear
 order with the learner's: neither waits for the other, and no step transfers anything to the host.
 
 Needs the extra ``cuda`` (numba-cuda) and a CUDA build of torch; both are imported when an environment is built, not before.
-Compiling an environment takes some 20 s, once per model of GPU: the result is cached on disk.
+Compiling an environment to PTX takes some 20 s; numba-cuda caches the result on disk, for each model of GPU.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ Works that are compared take turns, and a ratio is the median over the turns: wh
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -57,6 +58,7 @@ def rows() -> list[Row]:
     for world in WORLDS:
         found += _ppo(world, threads)
     found += _defaults(threads)
+    found += _options(threads)
     if has_sbx():
         found += _peer(threads)
     use_threads(1)
@@ -180,6 +182,27 @@ def _defaults(threads: int) -> list[Row]:
     ratio = float(np.median(rates["ours"] / rates["defaults"]))
     value = float(np.median(rates["ours"]))
     return [_row(f"train.ppo_flash, its recipe, {threads} threads", value, "steps/s", "stable-baselines3's defaults", ratio)]
+
+
+def _options(threads: int) -> list[Row]:
+    """What the options of execution are worth here, in updates of one rollout; torch.compile wants a C++ compiler."""
+    options: dict[str, Any] = {"precision bf16": {"precision": "bf16"}}
+    if shutil.which("g++") or shutil.which("clang++"):
+        options["compile default"] = {"compile": "default"}
+    models = {name: _learner("ArbFlash-v0", SAME, Execution(**values)) for name, values in {"plain": {}, **options}.items()}
+    for model in models.values():
+        _learning(model, 1)()
+    rates = in_turns({name: _updating(model) for name, model in models.items()})
+    return [
+        _row(
+            f"train.ppo ArbFlash-v0, the learner alone, {name}, {threads} threads",
+            float(np.median(rates[name])),
+            "steps/s",
+            "float32, not compiled",
+            float(np.median(rates[name] / rates["plain"])),
+        )
+        for name in options
+    ]
 
 
 def _peer(threads: int) -> list[Row]:

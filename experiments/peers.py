@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.ppo import PPORecipe
-from agents.recipe import Execution, linear_schedule
+from agents.recipe import Execution
 from agents.vec import NativeVecEnv
 
 
@@ -29,20 +29,12 @@ class SBXRecipe(PPORecipe):
         from flax import linen
         from sbx import PPO
 
-        (execution or Execution()).require_stock(masks=self.masks)
+        execution = execution or Execution()
+        execution.require_stock(masks=self.masks)
         return PPO(
             "MlpPolicy",
             env,
-            learning_rate=linear_schedule(self.learning_rate, self.final_learning_rate_share),
-            n_steps=self.rollout_steps,
-            batch_size=min(self.minibatch, self.update_steps),
-            n_epochs=self.epochs,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            clip_range=self.clip_range,
-            ent_coef=self.entropy_weight,
-            vf_coef=self.value_weight,
-            max_grad_norm=self.max_gradient_norm,
+            **self.numbers(execution),
             policy_kwargs={
                 "net_arch": list(self.hidden),
                 "activation_fn": linen.relu if self.activation == "relu" else linen.tanh,

@@ -431,12 +431,10 @@ def mask(world: World, s: Any, out: Any) -> None:
     c = world.config[0]
     if c.auction != 0:
         return
+    gas_price = gas_price_quote(c, s)
     for rank in range(2):
         paying = s.route_profit[rank] > 0.0
-        served = False
-        for k in range(c.lender_count):
-            served = served or lender_serves(c, s, k, s.route_buy[rank])
-        out[0, rank + 1] = paying and served
+        out[0, rank + 1] = paying and cheapest_lender(c, s, s.route_buy[rank], s.route_quote_in[rank], gas_price) >= 0
     for k in range(MAX_LENDERS):
         serves = False
         if k < c.lender_count:

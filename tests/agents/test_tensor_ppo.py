@@ -371,7 +371,11 @@ class TestMasks:
 
     def test_sb3_contrib_learns_on_the_native_batch(self) -> None:
         contrib = pytest.importorskip("sb3_contrib", reason="sb3-contrib (extra test) is not installed")
-        contrib.MaskablePPO("MlpPolicy", vec(), n_steps=8, batch_size=32).learn(64, use_masking=True)
+        learner = contrib.MaskablePPO("MlpPolicy", vec(), n_steps=8, batch_size=32, device="cpu").learn(64, use_masking=True)
+        buffer = learner.rollout_buffer
+        masks, actions = buffer.action_masks.reshape(64, -1).astype(bool), buffer.actions.reshape(64, -1).astype(int)
+        starts = np.cumsum([0, *learner.action_space.nvec[:-1]])
+        assert not masks.all() and np.take_along_axis(masks, actions + starts, axis=1).all()
 
     def test_masks_are_refused_where_there_are_none(self) -> None:
         with pytest.raises(ValueError, match="masks with the action space Box"):

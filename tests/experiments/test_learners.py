@@ -119,7 +119,8 @@ def test_curves_that_lie_apart_are_said_to() -> None:
 @pytest.mark.parametrize("points", [1, 2, 3, 50])
 def test_a_short_learning_curve_is_drawn(points: int) -> None:
     curve = [{"steps": float(k), "seconds": float(k), "net_profit": 1.0, "oracle_profit": 2.0} for k in range(points)]
-    learning_figure(curve, "environment steps")
+    title, _, picture = learning_figure(curve, "environment steps")
+    assert title and "<svg" in picture and "environment steps" in picture
 
 
 @pytest.mark.slow
