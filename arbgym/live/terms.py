@@ -1,7 +1,7 @@
 """The values that pass between the parts of the live adapter, and the protocols that stand between it and the world.
 
-Times are Unix seconds, UTC. Amounts named ``raw`` are integers in a token's smallest unit, ``wei`` in the chain's own coin; ``eth`` are
-floats in that coin. ``quote`` and ``base`` are the pair's tokens, as in the environments.
+Times are Unix seconds, UTC. Amounts named ``raw`` are integers in a token's smallest unit, ``wei`` in the chain's own coin;
+``eth`` are floats in that coin. ``quote`` and ``base`` are the pair's tokens, as in the environments.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class RivalTrade:
-    """Somebody's atomic cycle through two watched pools in a block: what it made before its costs, and what it paid to be there."""
+    """Somebody's atomic cycle through two watched pools in a block: what it made before its costs, and what it paid."""
 
     transaction: str
     profit_quote: float
@@ -124,7 +124,7 @@ class RivalTrade:
 
 @dataclass(frozen=True, slots=True)
 class ChainView:
-    """All that is known at the end of one block. ``pools`` are exact, in the order of the watched pools, and not to be changed."""
+    """All that is known at the end of one block. ``pools`` are exact, in the order watched, and not to be changed."""
 
     head: Head
     pools: tuple[PoolModel, ...]
@@ -174,7 +174,7 @@ class Endpoint(Protocol):
         """Results of several requests in their order; raises as ``request`` does if any has none."""
 
     async def next_head(self, timeout_s: float) -> dict[str, Any]:
-        """Wait for the newest header, as the node writes it (subscription, or polling). Raises Unknown ('timeout') after a while."""
+        """Wait for a new header, as the node writes it (subscription, or polling). Raises Unknown ('timeout')."""
 
     async def close(self) -> None:
         """Let go of connections."""
@@ -183,7 +183,7 @@ class Endpoint(Protocol):
 # ------------------------------------------------------------------------------------------------------ what is decided
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A transaction that is wanted: exact, and good for blocks up to ``valid_until_block``. ``key`` is a hash of what decides it."""
+    """A transaction that is wanted: exact, good up to ``valid_until_block``. ``key`` is a hash of what decides it."""
 
     key: str
     block_number: int  # decided on the state at the end of this block
