@@ -31,7 +31,7 @@ from arbgym.engine import Definition, load_definition
 from arbgym.onnx_graph import Graph, GraphError, parse
 from arbgym.spec import ENCODINGS, Encoding, action_dtype, action_space, component_sizes, schema, schema_hash
 
-FORMAT = 2
+FORMAT = 3
 MODEL, MANIFEST = "policy.onnx", "manifest.json"
 GOLDEN_PAIRS = 32
 GOLDEN_TOLERANCE = 1e-5  # of logits, relative above 1

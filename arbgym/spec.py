@@ -214,8 +214,8 @@ def decode_rows(tables: ActionTables, actions: Any, decisions: NDArray[np.float6
 
 
 def schema(parts: Sequence[Field] | Sequence[Choice]) -> list[dict[str, Any]]:
-    """JSON-able description, in order; what the hash is taken over."""
-    return [asdict(part) for part in parts]
+    """JSON-able description, in order; what the hash is taken over. Observations are float32, which each field says."""
+    return [asdict(part) | ({"dtype": "float32"} if isinstance(part, Field) else {}) for part in parts]
 
 
 def schema_hash(parts: Sequence[Field] | Sequence[Choice]) -> str:

@@ -149,7 +149,7 @@ PAST = (datetime.now(UTC) - timedelta(days=1)).isoformat()
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_to("format", 1), "format = 1; accepted is 2"),
+        (set_to("format", 1), "format = 1; accepted is 3"),
         (set_to("model", "file", "other.onnx"), "model.file = 'other.onnx'"),
         (set_to("model", "sha256", "0" * 64), "model.sha256"),
         (set_to("environment", "id", "Other-v0"), "environment.id = 'Other-v0'; accepted are ArbFlash-v0"),
