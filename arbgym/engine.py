@@ -64,6 +64,8 @@ class Definition:
     positive, the others costs. ``opportunity(env)``, where there is one, says what each environment's next decision is about, as
     columns of the table ``opportunities`` (``arbgym.data.tables``). ``mask(world, s, out)``, where there is one, writes False
     into out bool (A, V) for each value of a component that could not be carried out now; a component's first value always can.
+    ``follow(world, s, told, starting)``, where there is one, goes on to the tape's next row (or starts an episode on its first)
+    with what was told, float64 (len(told),), in the place of a step's own consequences: how a live runner uses it.
     """
 
     id: str
@@ -82,6 +84,8 @@ class Definition:
     reward_parts: tuple[str, ...]
     opportunity: Callable[[Any], Mapping[str, Floats]] | None = None
     mask: Callable[..., None] | None = None
+    follow: Callable[..., None] | None = None
+    told: tuple[str, ...] = ()
 
     @property
     def module(self) -> Any:
@@ -161,6 +165,7 @@ _reset: Any = None
 _observe: Any = None
 _step: Any = None
 _mask: Any = None
+_follow: Any = None
 
 
 @kernel
@@ -267,12 +272,29 @@ def _allow(
                 row[k] = every
 
 
+def _go_on(
+    world: Any,
+    starting: bool,
+    state: NDArray[np.void],
+    told: Floats,
+    observations: NDArray[np.float32],
+    scales: Floats,
+) -> None:
+    """Let every row follow its tape with what it is told, float64 (N, T), and observe."""
+    for i in _rows(state.size):
+        _follow(world, state[i], told[i], starting)
+        _observe(world, state[i], observations[i])
+        _scale_row(observations[i], scales)
+
+
 class Drivers(NamedTuple):
-    """The compiled loop of one definition; the serial one serves a few rows. ``masks`` is None where nothing is masked."""
+    """The compiled loops of one definition; the serial ones serve a few rows. None where nothing is masked, or followed."""
 
     serial: Any
     parallel: Any
     masks: Any
+    few_masks: Any
+    follow: Any
 
 
 def inlined(function: Any) -> Any:
@@ -298,6 +320,7 @@ def _drivers(definition: Definition) -> Drivers:
         "_observe": inlined(definition.observe),
         "_step": inlined(definition.step),
         "_mask": definition.mask,
+        "_follow": definition.follow,
     }
 
     def compiled(source: Callable[..., None], **options: Any) -> Any:
@@ -307,8 +330,12 @@ def _drivers(definition: Definition) -> Drivers:
         function.__qualname__ = name
         return numba.njit(error_model="numpy", nogil=True, **options)(function)
 
-    masks = None if definition.mask is None else compiled(_allow, cache=True, parallel=True)
-    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True), masks)
+    masks = few_masks = follow = None
+    if definition.mask is not None:
+        masks, few_masks = compiled(_allow, cache=True, parallel=True), compiled(_allow, cache=True)
+    if definition.follow is not None:
+        follow = compiled(_go_on, cache=True)
+    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True), masks, few_masks, follow)
 
 
 def source_digest(environment_file: str) -> str:
@@ -356,7 +383,7 @@ class _Core:
         self.physical = self.tables._replace(encoding=_PHYSICAL)
         self._autoreset = _AUTORESETS.index(autoreset)
         self.num_envs = num_envs
-        self.scales = np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy()
+        self.scales = _scale_table(definition)
         self.places = flat_places(definition.action)
         self._masks: tuple[Any, Any] | None = None  # made when first asked for
         self._prepare()
@@ -369,7 +396,7 @@ class _Core:
         drivers = _drivers(self.definition)
         # a few rows are done before a second thread has woken up
         self._loop = drivers.parallel if self.num_envs > _SERIAL_ROWS else drivers.serial
-        self._mask_loop = drivers.masks
+        self._mask_loop = drivers.masks if self.num_envs > _SERIAL_ROWS else drivers.few_masks
 
     def begin(self, seed: int | Sequence[int | None] | None, mask: Any, draw: Callable[[], int]) -> None:
         """Start an episode in the masked rows: from new seeds, drawn the first time, or without them each row's next one."""
@@ -427,6 +454,53 @@ class _Core:
 
     def _allow(self, allowed: Any, masks: Any) -> None:
         self._mask_loop(self.world, self.tables.encoding, self.tables.sizes, self.places, self.batch.state, allowed, masks)
+
+
+class Follower:
+    """One environment that follows a market as it happens, by the kernels that a replay is stepped with.
+
+    ``world`` is a replay's whose tape has two rows: the last one followed and the next. Nothing is drawn that is observed. Raises
+    ValueError for an environment that cannot be followed.
+    """
+
+    def __init__(self, definition: Definition, world: Any, encoding: Encoding) -> None:
+        self._loop, self._mask_loop = _drivers(definition).follow, _drivers(definition).few_masks
+        if self._loop is None:
+            raise ValueError(f"{definition.id}: has no kernel to follow a live market; accepted is an environment with follow")
+        self.definition, self.world, self.encoding = definition, world, encoding
+        layout = batch_layout(definition, encoding, 1)
+        self.state, self.observations, self._decisions = (
+            np.zeros(*layout[name]) for name in ("state", "observations", "decisions")
+        )
+        self.told = np.zeros((1, len(definition.told)))
+        """what the next ``go_on`` says happened, float64 (1, T), by the names in ``Definition.told``"""
+        self._tables = action_tables(definition.action, encoding)
+        self._places = flat_places(definition.action)
+        self._allowed, self._masks = (np.ones(*part) for part in mask_layout(definition, encoding, 1).values())
+        self._scales = _scale_table(definition)
+
+    def go_on(self, starting: bool = False) -> NDArray[np.float32]:
+        """Follow the tape's second row, or start an episode on its first; the observation (1, D), in a buffer used again."""
+        self._loop(self.world, starting, self.state, self.told, self.observations, self._scales)
+        return self.observations
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions (1, L) could be carried out now, in a buffer used again."""
+        if self._mask_loop is not None:
+            tables = self._tables
+            self._mask_loop(self.world, tables.encoding, tables.sizes, self._places, self.state, self._allowed, self._masks)
+        return self._masks
+
+    def decide(self, action: NDArray[Any]) -> Floats:
+        """The decision (A,) that an encoded action (A,) or (1,) means, in a buffer used again."""
+        decode_row(self._tables, action, self._decisions[0])
+        return self._decisions[0]
+
+
+def _scale_table(definition: Definition) -> Floats:
+    """Each field's 1 / scale, low and high: (3, D)."""
+    scales: Floats = np.array([[1.0 / f.scale, f.low, f.high] for f in definition.observation]).T.copy()
+    return scales
 
 
 def _is_cached(loop: Any) -> bool:

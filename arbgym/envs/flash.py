@@ -335,6 +335,13 @@ INFO = (
     _REGIME_INFO,
 ) = range(len(INFO))
 
+# what a live market tells of the block that ended: the own transaction's end, the best landed rival bid, the lenders' liquidity
+TOLD = (
+    *("won", "dropped", "reverted", "own_bid", "revert_cost", "rival_bid_share", "rival_count"),
+    *(f"lender_{k}" for k in range(MAX_LENDERS)),
+)
+_WON, _LOST, _FAILED, _OWN_BID, _SPENT, _THEIR_BID, _RIVALS_MET, _LENDERS = range(len(TOLD) - MAX_LENDERS + 1)
+
 
 # --------------------------------------------------------------------------------------------------------- world and state
 STATE = np.dtype(
@@ -423,6 +430,31 @@ def observe(world: World, s: Any, out: NDArray[np.float32]) -> None:
             if lender_serves(c, s, k, buy):
                 wanted = max(s.route_quote_in[0], 1.0)
                 out[25 + MAX_POOLS + k] = min(s.lender_available[k] / wanted, 1.0)
+
+
+@kernel
+def follow(world: World, s: Any, told: Floats, starting: bool) -> None:
+    """Go on to the tape's next row with what was told (``TOLD``): what became of the own transaction, and what rivals did."""
+    c = world.config[0]
+    s.tape_row = 0
+    if starting:
+        start_market(c, world.tape, s)
+        s.sandwiched = 0.0
+    else:
+        s.won = told[_WON]
+        s.dropped = told[_LOST]
+        s.reverted = told[_FAILED]
+        s.own_bid = told[_OWN_BID]
+        s.revert_spent += told[_SPENT]
+        if told[_RIVALS_MET] > 0.0:
+            see_bid(s, told[_THEIR_BID], told[_RIVALS_MET])
+        else:
+            s.bid_age += 1.0
+        s.block += 1
+        replay_row(world.tape, c, s)
+    for k in range(c.lender_count):
+        s.lender_available[k] = told[_LENDERS + k]
+    _see_routes(c, s)
 
 
 @kernel
@@ -816,6 +848,8 @@ DEFINITION = Definition(
     baselines=_baselines,
     opportunity=opportunity,
     mask=mask,
+    follow=follow,
+    told=TOLD,
     reward_parts=("gross_profit", "pool_fee", "loan_fee", "gas_cost", "tip", "revert_cost"),
 )
 
