@@ -66,6 +66,7 @@ class Definition:
     into out bool (A, V) for each value of a component that could not be carried out now; a component's first value always can.
     ``follow(world, s, told, starting)``, where there is one, goes on to the tape's next row (or starts an episode on its first)
     with what was told, float64 (len(told),), in the place of a step's own consequences: how a live runner uses it.
+    ``intend(world, s, decision, out)`` writes what a decision means now, float64 (len(intent),).
     """
 
     id: str
@@ -86,6 +87,8 @@ class Definition:
     mask: Callable[..., None] | None = None
     follow: Callable[..., None] | None = None
     told: tuple[str, ...] = ()
+    intend: Callable[..., None] | None = None
+    intent: tuple[str, ...] = ()
 
     @property
     def module(self) -> Any:
@@ -166,6 +169,7 @@ _observe: Any = None
 _step: Any = None
 _mask: Any = None
 _follow: Any = None
+_intend: Any = None
 
 
 @kernel
@@ -287,6 +291,13 @@ def _go_on(
         _scale_row(observations[i], scales)
 
 
+def _decide(world: Any, tables: ActionTables, state: NDArray[np.void], actions: Any, decisions: Floats, intents: Floats) -> None:
+    """Each row's decision (N, A) and what it means now (N, I), for its encoded action."""
+    for i in _rows(state.size):
+        decode_row(tables, actions[i], decisions[i])
+        _intend(world, state[i], decisions[i], intents[i])
+
+
 class Drivers(NamedTuple):
     """The compiled loops of one definition; the serial ones serve a few rows. None where nothing is masked, or followed."""
 
@@ -295,6 +306,7 @@ class Drivers(NamedTuple):
     masks: Any
     few_masks: Any
     follow: Any
+    decide: Any
 
 
 def inlined(function: Any) -> Any:
@@ -321,6 +333,7 @@ def _drivers(definition: Definition) -> Drivers:
         "_step": inlined(definition.step),
         "_mask": definition.mask,
         "_follow": definition.follow,
+        "_intend": definition.intend,
     }
 
     def compiled(source: Callable[..., None], **options: Any) -> Any:
@@ -330,12 +343,13 @@ def _drivers(definition: Definition) -> Drivers:
         function.__qualname__ = name
         return numba.njit(error_model="numpy", nogil=True, **options)(function)
 
-    masks = few_masks = follow = None
+    masks = few_masks = follow = decide = None
     if definition.mask is not None:
         masks, few_masks = compiled(_allow, cache=True, parallel=True), compiled(_allow, cache=True)
     if definition.follow is not None:
-        follow = compiled(_go_on, cache=True)
-    return Drivers(compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True), masks, few_masks, follow)
+        follow, decide = compiled(_go_on, cache=True), compiled(_decide, cache=True)
+    serial, parallel = compiled(_advance, cache=True), compiled(_advance, cache=True, parallel=True)
+    return Drivers(serial, parallel, masks, few_masks, follow, decide)
 
 
 def source_digest(environment_file: str) -> str:
@@ -464,14 +478,16 @@ class Follower:
     """
 
     def __init__(self, definition: Definition, world: Any, encoding: Encoding) -> None:
-        self._loop, self._mask_loop = _drivers(definition).follow, _drivers(definition).few_masks
+        drivers = _drivers(definition)
+        self._loop, self._mask_loop, self._decide_loop = drivers.follow, drivers.few_masks, drivers.decide
         if self._loop is None:
-            raise ValueError(f"{definition.id}: has no kernel to follow a live market; accepted is an environment with follow")
+            raise ValueError(f"{definition.id}: cannot follow a live market; accepted is an environment with follow and intend")
         self.definition, self.world, self.encoding = definition, world, encoding
         layout = batch_layout(definition, encoding, 1)
         self.state, self.observations, self._decisions = (
             np.zeros(*layout[name]) for name in ("state", "observations", "decisions")
         )
+        self._intents = np.zeros((1, len(definition.intent)))
         self.told = np.zeros((1, len(definition.told)))
         """what the next ``go_on`` says happened, float64 (1, T), by the names in ``Definition.told``"""
         self._tables = action_tables(definition.action, encoding)
@@ -491,10 +507,10 @@ class Follower:
             self._mask_loop(self.world, tables.encoding, tables.sizes, self._places, self.state, self._allowed, self._masks)
         return self._masks
 
-    def decide(self, action: NDArray[Any]) -> Floats:
-        """The decision (A,) that an encoded action (A,) or (1,) means, in a buffer used again."""
-        decode_row(self._tables, action, self._decisions[0])
-        return self._decisions[0]
+    def decide(self, actions: NDArray[Any]) -> tuple[Floats, Floats]:
+        """The decision (A,) of an encoded action (1, A) or (1, 1), and what it means now (I,), in buffers used again."""
+        self._decide_loop(self.world, self._tables, self.state, actions, self._decisions, self._intents)
+        return self._decisions[0], self._intents[0]
 
 
 def _scale_table(definition: Definition) -> Floats:

@@ -335,6 +335,12 @@ INFO = (
     _REGIME_INFO,
 ) = range(len(INFO))
 
+# what a decision means (``intend``): pools and lender are places in the configuration, amounts in quote currency
+INTENT = (
+    *("attempting", "refused", "buy", "sell", "lender", "quote_in", "predicted", "tip", "minimum_profit"),
+    *("gas_used", "gas_price"),
+)
+
 # what a live market tells of the block that ended: the own transaction's end, the best landed rival bid, the lenders' liquidity
 TOLD = (
     *("won", "dropped", "reverted", "own_bid", "revert_cost", "rival_bid_share", "rival_count"),
@@ -629,17 +635,16 @@ def _bid_alone(c: Any, s: Any, decision: Floats, info: Floats) -> None:
         s.dropped = 1.0
 
 
-@part
-def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
-    """Points 1 to 3 of the module's "One step": from the decision to what landed."""
-    gas_price = gas_price_quote(c, s)
-
-    # the decision, on the state it was taken in
-    hindsight = decision[0] == ORACLE
-    attempting = False
+@kernel
+def _intention(
+    c: Any, s: Any, decision: Floats, gas_price: float
+) -> tuple[bool, bool, int, int, int, float, float, float, float]:
+    """What a decision means in the state it is taken in: (attempting, refused, pools to buy and sell in, lender, size, predicted
+    profit after pool and loan fees, tip, minimum profit), in quote currency. Refused: nobody lends for it.
+    """
+    attempting, refused = False, False
     buy, sell, lender = 0, 0, -1
-    quote_in, predicted, tip, minimum_profit, loan_fee, loan_gas = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    refused = False
+    quote_in, predicted, tip, minimum_profit, loan_fee = 0.0, 0.0, 0.0, 0.0, 0.0
     if decision[0] > WAIT:
         rank = int(decision[0]) - 1
         buy, sell = s.route_buy[rank], s.route_sell[rank]
@@ -653,11 +658,47 @@ def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
             refused = True
         else:
             quote_in = min(quote_in, s.lender_available[lender])
-            loan_fee, loan_gas = c.loan_fee[lender], c.loan_gas[lender]
+            loan_fee = c.loan_fee[lender]
         quote_out, _ = quote_cycle(c, s, buy, sell, quote_in)
         predicted = quote_out - quote_in * (1.0 + loan_fee)
         tip = max(predicted, 0.0) * decision[2]
         minimum_profit = max(predicted, 0.0) * (1.0 - decision[3])
+    return attempting, refused, buy, sell, lender, quote_in, predicted, tip, minimum_profit
+
+
+@kernel
+def intend(world: World, s: Any, decision: Floats, out: Floats) -> None:
+    """What a decision means now, float64 (len(INTENT),): what ``step`` would try, for whoever carries it out elsewhere."""
+    c = world.config[0]
+    gas_price = gas_price_quote(c, s)
+    attempting, refused, buy, sell, lender, quote_in, predicted, tip, minimum_profit = _intention(c, s, decision, gas_price)
+    out[0] = attempting
+    out[1] = refused
+    out[2] = buy
+    out[3] = sell
+    out[4] = lender
+    out[5] = quote_in
+    out[6] = predicted
+    out[7] = tip
+    out[8] = minimum_profit
+    out[9] = 0.0
+    if attempting and not refused:
+        rank = int(decision[0]) - 1
+        out[9] = cycle_gas(c, buy, sell, s.route_crossed[rank], c.loan_gas[lender])
+    out[10] = gas_price
+
+
+@part
+def _block(c: Any, s: Any, decision: Floats, info: Floats) -> None:
+    """Points 1 to 3 of the module's "One step": from the decision to what landed."""
+    gas_price = gas_price_quote(c, s)
+
+    # the decision, on the state it was taken in
+    hindsight = decision[0] == ORACLE
+    attempting, refused, buy, sell, lender, quote_in, predicted, tip, minimum_profit = _intention(c, s, decision, gas_price)
+    loan_fee, loan_gas = 0.0, 0.0
+    if attempting and not refused:
+        loan_fee, loan_gas = c.loan_fee[lender], c.loan_gas[lender]
     public = attempting and decision[5] == PUBLIC
 
     # what the rivals see and bid
@@ -850,6 +891,8 @@ DEFINITION = Definition(
     mask=mask,
     follow=follow,
     told=TOLD,
+    intend=intend,
+    intent=INTENT,
     reward_parts=("gross_profit", "pool_fee", "loan_fee", "gas_cost", "tip", "revert_cost"),
 )
 
