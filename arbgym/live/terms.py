@@ -217,6 +217,7 @@ class Order:
     expected_profit_eth: float  # net of gas and tip
     worst_cost_eth: float  # gas and tip if it reverts; 0 where that costs nothing
     confidence: float  # 0 to 1
+    reduces_exposure: bool = False  # inventory that is sold off: what is left open falls by ``notional_eth``
 
 
 @dataclass(frozen=True, slots=True)
