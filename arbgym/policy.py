@@ -98,16 +98,22 @@ class Policy:
 
         Masks may be left out unless the policy is ``masked``. Raises PolicyError.
         """
+        return self.choose(observations, masks)[1]
+
+    def choose(
+        self, observations: NDArray[np.float32], masks: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Logits (N, L), and encoded actions as ``predict`` gives them."""
         logits, actions = self.evaluate(observations)
         if masks is None:
             if self.masked:
                 raise PolicyError("masks: missing; the policy was trained with action_masks and accepts observations with them")
-            return actions
+            return logits, actions
         if masks.shape != logits.shape or self.encoding == "continuous":
             raise PolicyError(
                 f"masks: {masks.shape} for {self.encoding} actions with logits {logits.shape}; accepted is one each"
             )
-        return greatest_allowed(logits, masks, component_sizes(self.definition.action, self.encoding))
+        return logits, greatest_allowed(logits, masks, component_sizes(self.definition.action, self.encoding))
 
 
 def save(

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from arbgym.amm import ConcentratedPool
 from arbgym.engine import Definition, Follower
-from arbgym.live.terms import ChainView, PoolModel, WatchedPool
+from arbgym.live.terms import ChainView, LiveError, PoolModel, WatchedPool
 from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import FLASH_SWAPS
 from arbgym.market.tape import LEAST_ROWS, POOLS, Tape, TapePool
@@ -32,6 +32,11 @@ from arbgym.spec import Encoding
 REORG_DEPTH = 12  # blocks that can be taken back
 _LONGEST_GAP = 64  # block times without a block after which the history starts anew
 _SENTINEL_PRICE = 1.0
+
+
+class NotObservable(LiveError):
+    """A block that makes no observation: no reference price yet, or a pool without price or liquidity."""
+
 
 Told = Mapping[str, float]
 """What became of the own transaction in a block: any of won, dropped, reverted, own_bid, revert_cost (quote)."""
@@ -55,10 +60,10 @@ def pool_row(pool: PoolModel, watched: WatchedPool) -> tuple[float, float]:
 def tape_row(view: ChainView, watched: Sequence[WatchedPool], elasticity: int, denominator: int) -> NDArray[np.float64]:
     """A block as one row (2 + 3 K) of a tape; the base fee is the next block's, which its parent decides (EIP-1559).
 
-    Raises ValueError without a reference price, and for a pool without price or liquidity.
+    Raises NotObservable without a reference price, and for a pool without price or liquidity.
     """
     if view.reference is None:
-        raise ValueError(f"block {view.head.number}: no reference price; accepted is one seen at its source")
+        raise NotObservable(f"block {view.head.number}: no reference price; accepted is one seen at its source")
     row = np.zeros(POOLS + 3 * len(watched))
     head = view.head
     row[0] = view.reference.price
@@ -66,7 +71,7 @@ def tape_row(view: ChainView, watched: Sequence[WatchedPool], elasticity: int, d
     for k, (pool, spec) in enumerate(zip(view.pools, watched, strict=True)):
         price, liquidity = pool_row(pool, spec)
         if not (math.isfinite(price) and price > 0.0 and liquidity > 0.0):
-            raise ValueError(
+            raise NotObservable(
                 f"block {head.number}, pool {spec.name}: price {price}, liquidity {liquidity}; accepted are positive numbers"
             )
         row[POOLS + 3 * k :][:3] = price, liquidity, view.flow_base[k]

@@ -1,0 +1,179 @@
+"""From a wanted trade to the transaction that would make it: sized and predicted in the contracts' own integers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from arbgym.amm import ConcentratedPool, PoolError
+from arbgym.amm.exact_route import size_two_pools_exact
+from arbgym.live.decision import Decision
+from arbgym.live.executor import Leg, Route, encode
+from arbgym.live.observer import Observer
+from arbgym.live.terms import ChainView, Order, Plan, PoolModel, WatchedPool
+from arbgym.market.gas import next_base_fee
+from arbgym.market.lender import AAVE, aave_premium_raw
+
+_NEIGHBOURS = 2  # integer sizes tried on either side of the closed-form optimum: profit is flat there
+_LIFE_BLOCKS = {"private": 1, "public": 2}  # a bundle names its block; a public transaction may be a block late
+_BASE_FEE_HEADROOM = 1.27  # two full blocks raise the base fee by 26.6 %
+_GAS_HEADROOM = 1.5  # gas limit over the environment's estimate: fresh ticks and first-time holders cost more
+WEI = 1e18
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """A two-leg cycle in raw units of the quote token, exact for the pools it was computed on."""
+
+    amount_in: int
+    base_amount: int
+    amount_out: int
+    loan_fee: int
+
+    @property
+    def profit(self) -> int:
+        """After pool and loan fees, before gas and tip."""
+        return self.amount_out - self.amount_in - self.loan_fee
+
+
+def loan_fee_raw(lender: str, fee_bps: float, amount: int) -> int:
+    """A flash loan's fee in raw units: Aave's premium rounds half up, others round up."""
+    if lender == AAVE.name:
+        return aave_premium_raw(amount, round(fee_bps))
+    return -(-amount * round(fee_bps * 100.0) // 1_000_000)
+
+
+def exact_cycle(
+    buy: PoolModel, sell: PoolModel, *, base_is_token0: bool, size_share: float, most_in: int, lender: str, fee_bps: float
+) -> Cycle | None:
+    """``size_share`` of the best size on the exact pools, at most ``most_in``; None where no size pays."""
+    best = size_two_pools_exact(buy, sell, token0_is_bought=base_is_token0, neighbours=_NEIGHBOURS)
+    if best.amount == 0:
+        return None
+    try:
+        if isinstance(buy, ConcentratedPool):
+            cost = buy.quote(amount_specified=-best.amount, zero_for_one=not base_is_token0).amount_in
+        else:
+            cost = buy.quote(amount_out=best.amount, zero_for_one=not base_is_token0).amount_in
+        amount_in = min(round(cost * size_share), most_in)
+        if amount_in <= 0:
+            return None
+        base = _pay(buy, amount_in, not base_is_token0)
+        return Cycle(amount_in, base, _pay(sell, base, base_is_token0), loan_fee_raw(lender, fee_bps, amount_in))
+    except PoolError:
+        return None
+
+
+def _pay(pool: PoolModel, amount_in: int, zero_for_one: bool) -> int:
+    """What an exact input gives; PoolError where the pool does not take all of it, as the executor demands."""
+    if isinstance(pool, ConcentratedPool):
+        swap = pool.quote(amount_specified=amount_in, zero_for_one=zero_for_one)
+        if swap.unspent:
+            raise PoolError("not all of the input is taken")
+        return swap.amount_out
+    return pool.quote(amount_in=amount_in, zero_for_one=zero_for_one).amount_out
+
+
+class Planner:
+    """Makes plans for one account and executor. ``lenders``: name -> address, those without a contract of their own left out."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        *,
+        chain_id: int,
+        policy_sha256: str,
+        executor: str,
+        lenders: dict[str, str],
+        maximum_fee_wei: int,
+    ) -> None:
+        self._observer = observer
+        self._watched: Sequence[WatchedPool] = observer.watched
+        self._identity = {"chain_id": chain_id, "policy": policy_sha256}
+        self._executor, self._lenders, self._maximum_fee_wei = executor, lenders, maximum_fee_wei
+        self._fees_bps = {lender.name: lender.fee_bps for lender in observer.config.lenders}
+        self._places = {lender.name: k for k, lender in enumerate(observer.config.lenders)}
+
+    @property
+    def quote_per_eth(self) -> float:
+        """Price of the chain's own coin now, by the reference price."""
+        return float(self._observer.state["price"] * self._observer.record["native_price_ratio"])
+
+    def plan(self, decision: Decision, view: ChainView) -> tuple[Plan, Order] | str:
+        """The transaction for a decision that acts, and what the gate judges of it; or in words why there is none."""
+        buy, sell = self._watched[decision.buy], self._watched[decision.sell]
+        unit = 10**buy.quote_decimals
+        available = self._observer.state["lender_available"][self._places[decision.lender]]
+        cycle = exact_cycle(
+            view.pools[decision.buy],
+            view.pools[decision.sell],
+            base_is_token0=buy.base_is_token0,
+            size_share=decision.size_share,
+            most_in=int(float(available) * unit),
+            lender=decision.lender,
+            fee_bps=self._fees_bps[decision.lender],
+        )
+        if cycle is None or cycle.profit <= 0:
+            return "no exact size pays"
+        head, chain = view.head, self._observer.config.chain
+        base_fee = next_base_fee(head.base_fee_wei, head.gas_used, head.gas_limit // chain.elasticity, chain.base_fee_denominator)
+        per_eth = self.quote_per_eth
+        profit_eth = cycle.profit / unit / per_eth
+        tip_eth = profit_eth * decision.bid_share
+        priority_fee = int(tip_eth * WEI / decision.gas_used)
+        max_fee = int(base_fee * _BASE_FEE_HEADROOM) + priority_fee
+        if max_fee > self._maximum_fee_wei:
+            return f"needs {max_fee / 1e9:.3g} gwei per gas; accepted is up to {self._maximum_fee_wei / 1e9:.3g}"
+        last_block = head.number + _LIFE_BLOCKS[decision.channel]
+        minimum = int(cycle.profit * (1.0 - decision.tolerance))
+        route = Route(
+            funding=decision.lender,
+            lender=self._lenders.get(decision.lender, buy.address),
+            token=buy.quote,
+            amount_in_raw=cycle.amount_in,
+            legs=(_leg(buy, not buy.base_is_token0), _leg(sell, sell.base_is_token0)),
+            minimum_profit_raw=minimum,
+            last_block=last_block,
+        )
+        data = encode(route)
+        named = self._identity | {"block": head.hash, "to": self._executor, "data": data, "priority_fee_wei": priority_fee}
+        plan = Plan(
+            key=hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest(),
+            block_number=head.number,
+            block_hash=head.hash,
+            valid_until_block=last_block,
+            buy=decision.buy,
+            sell=decision.sell,
+            lender=decision.lender,
+            amount_in_raw=cycle.amount_in,
+            expected_profit_raw=cycle.profit,
+            minimum_profit_raw=minimum,
+            channel=decision.channel,
+            to=self._executor,
+            data=data,
+            gas_limit=int(decision.gas_used * _GAS_HEADROOM),
+            max_fee_wei=max_fee,
+            priority_fee_wei=priority_fee,
+        )
+        gas_eth = decision.gas_used * base_fee / WEI
+        pays_revert = decision.channel == "public" or chain.private_revert_pays
+        notional_eth = cycle.amount_in / unit / per_eth
+        order = Order(
+            key=plan.key,
+            block_number=head.number,
+            head_time_s=float(head.timestamp),
+            reference_time_s=None if view.reference is None else view.reference.time_s,
+            notional_eth=notional_eth,
+            borrowed_eth=notional_eth,
+            flash=True,
+            expected_profit_eth=profit_eth - gas_eth - tip_eth,
+            worst_cost_eth=(gas_eth + tip_eth) if pays_revert else 0.0,
+            confidence=decision.confidence,
+        )
+        return plan, order
+
+
+def _leg(pool: WatchedPool, zero_for_one: bool) -> Leg:
+    return Leg(pool=pool.address, kind=pool.kind, zero_for_one=zero_for_one, fee_ppm=pool.fee_ppm)

@@ -1,0 +1,298 @@
+"""The runner: block by block from the feed to the sender. What it is made of comes from outside, so that a test can script it.
+
+One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, simulate the very transaction, tell the
+gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step fails; what may heal is asked again, and what
+cannot be true ends the run (``Stopped``), because an operator has to look.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from arbgym.live.decision import Decider, Decision
+from arbgym.live.executor import WouldRevert
+from arbgym.live.metrics import Metrics
+from arbgym.live.observer import NotObservable, Observer, pool_row
+from arbgym.live.planning import WEI, Planner
+from arbgym.live.risk import RiskGate
+from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow
+from arbgym.live.tally import Tally
+from arbgym.live.terms import (
+    ChainView,
+    Clock,
+    EndOfFeed,
+    Feed,
+    FeedBroken,
+    FeedDown,
+    IntentState,
+    LiveError,
+    Order,
+    Outcome,
+    Plan,
+    Refused,
+    Sender,
+    Unknown,
+    Verdict,
+)
+from arbgym.policy import PolicyError
+
+_LONGEST_WAIT_S = 10.0  # between two tries of a feed that is down
+_LANDED = {IntentState.MINED: "won", IntentState.REVERTED: "reverted"}
+
+Simulate = Callable[[Plan], Awaitable[int]]
+"""Profit (raw) of a plan's very transaction on the newest block; raises WouldRevert, Refused or Unknown."""
+
+
+class Stopped(LiveError):
+    """The run ended because something outside cannot be true, or could not be written down. Nothing more was sent."""
+
+
+@dataclass
+class Parts:
+    """What a runner is made of. ``simulate`` is None in a replay, where there is no node to ask."""
+
+    feed: Feed
+    observer: Observer
+    decider: Decider
+    planner: Planner
+    gate: RiskGate
+    sender: Sender
+    clock: Clock
+    metrics: Metrics
+    tally: Tally
+    expires_at_s: float
+    simulate: Simulate | None = None
+    each_block: list[Callable[[ChainView], None]] = field(default_factory=list)  # a recorder, the limits' file, a clock
+
+
+class Runner:
+    """Runs until it is told to stop, the feed ends, or something breaks."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.view: ChainView | None = None
+        self.decisions = 0
+        self.rows: deque[DecisionRow] = deque(maxlen=LATEST_DECISIONS)  # newest first
+        self._log = structlog.get_logger("arbgym.live")
+        self._stopping = False
+        self._wanted: Decision | None = None  # of the block before, where it wanted a trade
+        self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
+
+    def stop(self) -> None:
+        """End after the block at hand."""
+        self._stopping = True
+
+    async def run(self, blocks: int | None = None) -> int:
+        """Take ``blocks`` blocks (None: without end); returns how many. Raises Stopped, and FeedBroken where it never began."""
+        taken = 0
+        try:
+            for outcome in await self.parts.sender.start():
+                self._ended(outcome)
+            view = await self._opened()
+            while view is not None:
+                await self.take(view)
+                taken += 1
+                if self._stopping or taken == blocks:
+                    break
+                view = await self._next()
+        except (FeedBroken, Stopped) as error:
+            self.parts.gate.halt(str(error))
+            self._log.error("stopped", reason=str(error))
+            raise Stopped(str(error)) from error
+        return taken
+
+    async def _opened(self) -> ChainView | None:
+        return await self._patiently(self.parts.feed.open)
+
+    async def _next(self) -> ChainView | None:
+        return await self._patiently(self.parts.feed.next)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[ChainView]]) -> ChainView | None:
+        """The feed's answer, however long it takes; None at its end, or when told to stop."""
+        wait_s = 0.25
+        while not self._stopping:
+            try:
+                return await ask()
+            except EndOfFeed:
+                return None
+            except FeedDown as error:
+                self._log.warning("feed down", reason=str(error), again_in_s=wait_s)
+            await self.parts.clock.sleep(wait_s)
+            wait_s = min(2.0 * wait_s, _LONGEST_WAIT_S)
+        return None
+
+    # ------------------------------------------------------------------------------------------------------- one block
+    async def take(self, view: ChainView) -> None:
+        """Take one block. Raises Stopped where it cannot go on."""
+        parts = self.parts
+        self.view = view
+        for each in parts.each_block:
+            each(view)
+        parts.metrics.view(view, self.pools())
+        parts.gate.head(float(view.head.timestamp))
+        try:
+            outcomes = await parts.sender.settle(view)
+        except (Refused, Unknown) as error:
+            outcomes = []
+            self._log.warning("not settled", block=view.head.number, reason=str(error))
+        except LiveError as error:
+            raise Stopped(f"the journal could not be kept: {error}") from error
+        told = self._told(outcomes)
+        for outcome in outcomes:
+            self._ended(outcome)
+        try:
+            observation = parts.observer.advance(view, told)
+        except NotObservable as error:
+            self._wanted = None
+            self._log.warning("nothing observed", block=view.head.number, reason=str(error))
+            return
+        self._wanted = None
+        if view.newest:
+            await self._decide(view, observation)
+        self._show()
+
+    def _told(self, outcomes: list[Outcome]) -> dict[str, float]:
+        """What became of the last wish, as the environment tells it: what did not land was dropped, whoever stopped it."""
+        told: dict[str, float] = {}
+        for outcome in outcomes:
+            bid = self._keys.pop(outcome.key, 0.0)
+            if outcome.state in _LANDED and outcome.corrects is None:
+                told[_LANDED[outcome.state]] = 1.0
+                told["own_bid"] = bid
+                if outcome.state is IntentState.REVERTED:
+                    cost = (outcome.gas_cost_wei + outcome.tip_wei) / WEI * self.parts.planner.quote_per_eth
+                    told["revert_cost"] = told.get("revert_cost", 0.0) + cost
+        if not told and self._wanted is not None and not self._keys:
+            told = {"dropped": 1.0, "own_bid": self._wanted.own_bid}
+        return told
+
+    async def _decide(self, view: ChainView, observation: Any) -> None:
+        parts = self.parts
+        started = time.perf_counter()
+        try:
+            decision = parts.decider.decide(observation)
+        except PolicyError as error:
+            self._log.error("no decision", block=view.head.number, reason=str(error))
+            parts.metrics.decided("refused", time.perf_counter() - started)
+            return
+        parts.metrics.decided(decision.text.split(" ", 1)[0], time.perf_counter() - started, parts.observer.clipped())
+        self.decisions += 1
+        self._wanted = decision if decision.attempting else None
+        row = DecisionRow(
+            time_s=parts.clock.now(),
+            block_number=view.head.number,
+            action=decision.text,
+            confidence=decision.confidence,
+            notional_quote=decision.notional_quote,
+            expected_profit_quote=decision.predicted_quote,
+            verdict="",
+            state="",
+        )
+        if decision.acting:
+            verdict, state = await self._act(decision, view)
+            row = replace(row, verdict=verdict, state=state)
+            self._log.info(
+                "decision",
+                block=view.head.number,
+                action=decision.text,
+                confidence=round(decision.confidence, 4),
+                notional_quote=round(decision.notional_quote, 6),
+                predicted_quote=round(decision.predicted_quote, 6),
+                verdict=verdict,
+                state=state,
+            )
+        self.rows.appendleft(row)
+
+    async def _act(self, decision: Decision, view: ChainView) -> tuple[str, str]:
+        """Try a wanted trade: (verdict, state of its intent or nothing)."""
+        parts = self.parts
+        if parts.clock.now() >= parts.expires_at_s:
+            parts.gate.halt("the policy expired")
+        if parts.sender.busy:
+            return "another intent is open", ""
+        made = parts.planner.plan(decision, view)
+        if isinstance(made, str):
+            return made, ""
+        plan, order = made
+        started = time.perf_counter()
+        verdict = parts.gate.check(order)
+        parts.metrics.judged(verdict, time.perf_counter() - started)
+        if not verdict.allowed:
+            return _words(verdict), ""
+        if parts.simulate is not None:
+            started = time.perf_counter()
+            try:
+                profit_raw = await parts.simulate(plan)
+            except (WouldRevert, Refused, Unknown) as error:
+                return f"simulation: {error}", ""
+            finally:
+                parts.metrics.latency("simulate", time.perf_counter() - started)
+            if profit_raw != plan.expected_profit_raw:
+                return f"simulation: {profit_raw} raw; expected is {plan.expected_profit_raw}", ""
+        return await self._send(plan, order)
+
+    async def _send(self, plan: Plan, order: Order) -> tuple[str, str]:
+        parts = self.parts
+        started = time.perf_counter()
+        parts.gate.sent(order)
+        self._keys[plan.key] = 0.0 if self._wanted is None else self._wanted.own_bid
+        try:
+            state = await parts.sender.send(plan, lambda: parts.gate.still_allowed(order))
+        except LiveError as error:
+            raise Stopped(f"the intent of block {plan.block_number} could not be kept: {error}") from error
+        parts.metrics.latency("sign_and_send", time.perf_counter() - started)
+        self._log.info(
+            "intent",
+            key=plan.key,
+            block=plan.block_number,
+            state=state.value,
+            channel=plan.channel,
+            amount_in_raw=str(plan.amount_in_raw),
+            expected_profit_raw=str(plan.expected_profit_raw),
+            minimum_profit_raw=str(plan.minimum_profit_raw),
+            expected_net_eth=order.expected_profit_eth,
+            to=plan.to,
+            data=plan.data,
+        )
+        return "allowed", state.value
+
+    def _ended(self, outcome: Outcome) -> None:
+        parts = self.parts
+        per_eth = parts.planner.quote_per_eth
+        unit = 10.0 ** parts.observer.watched[0].quote_decimals
+        parts.gate.record(outcome, outcome.profit_raw / unit / per_eth)
+        parts.tally.settled(outcome, per_eth)
+        parts.metrics.settled(outcome, parts.tally.totals(self.decisions))
+        self._log.info(
+            "outcome",
+            key=outcome.key,
+            state=outcome.state.value,
+            block=outcome.block_number,
+            profit_raw=str(outcome.profit_raw),
+            gas_cost_wei=str(outcome.gas_cost_wei),
+            tip_wei=str(outcome.tip_wei),
+        )
+
+    def _show(self) -> None:
+        gate = self.parts.gate
+        self.parts.metrics.gate(gate.state.value, gate.killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())
+
+    def pools(self) -> list[PoolRow]:
+        """The watched pools at the newest block."""
+        if self.view is None:
+            return []
+        rows = []
+        for pool, watched in zip(self.view.pools, self.parts.observer.watched, strict=True):
+            price, liquidity = pool_row(pool, watched)
+            rows.append(PoolRow(watched.name, watched.kind, watched.fee_ppm, price, liquidity))
+        return rows
+
+
+def _words(verdict: Verdict) -> str:
+    return f"{verdict.limit} = {verdict.value:.6g}; accepted is {verdict.accepted}"
