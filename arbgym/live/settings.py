@@ -1,0 +1,402 @@
+"""What the runner is told: a TOML file, then environment variables, then explicit overrides; each overrules the one before.
+
+``arbgym/live/example.toml`` has every field with its meaning. A field's environment variable is ``ARBGYM_LIVE__SECTION__FIELD``;
+lists and tables are written as JSON there. What nobody knows is refused, and a refusal names the field and what is accepted.
+URLs and the control token hold secrets: they are in no ``repr`` and in no message.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from arbgym.live.profiles import Limits, ProfileName, profile_limits
+from arbgym.live.terms import LiveError
+from arbgym.market.lender import LENDERS
+
+PREFIX = "ARBGYM_LIVE__"
+_LENDERS = tuple(lender.name for lender in LENDERS)
+_WITHOUT_FIELDS = ("pools", "executor")
+_FLASH_SWAPS = tuple(lender.name for lender in LENDERS if lender.first_leg)
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
+_SHOWN = re.compile(r"(?:0x[0-9a-fA-F]{0,42}|[\w.+\-]{1,16})\Z", re.ASCII)  # texts that an error may repeat: no key fits
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
+
+
+class SettingsError(LiveError):
+    """Settings that cannot be used; the message names the field, the value where it is no secret, and what is accepted."""
+
+
+# --------------------------------------------------------------------------------------------------------- kinds of values
+def _address(text: str) -> str:
+    """20 bytes in hexadecimal; where upper and lower case are mixed, they are EIP-55's checksum."""
+    if not _ADDRESS.fullmatch(text):
+        raise ValueError("0x and 40 hexadecimal digits")
+    digits = text[2:]
+    if digits not in (digits.lower(), digits.upper()):
+        from eth_utils.address import is_checksum_address  # only here: one more library at start
+
+        if not is_checksum_address(text):
+            raise ValueError("an address in one case, or with its EIP-55 checksum")
+    return text.lower()
+
+
+def _address_or_none(text: str) -> str:
+    return _address(text) if text else ""
+
+
+def _url(*schemes: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        text = url.get_secret_value()
+        if text:
+            try:
+                parts = urlsplit(text)
+                known = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+            except ValueError:
+                known = False
+            if not known:
+                raise ValueError(f"a URL that begins with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+OptionalAddress = Annotated[str, AfterValidator(_address_or_none)]
+RpcUrl = Annotated[SecretStr, _url("http", "https", "ws", "wss")]
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False, validate_default=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sections
+class ChainSettings(_Section):
+    """The chain and the node that speaks for it."""
+
+    rpc: RpcUrl
+    chain_id: int = Field(gt=0, lt=2**63)
+    head_timeout_s: Seconds = 60.0
+    block_time_s: Seconds = 12.0
+    watched_blocks: int = Field(default=12, ge=1, le=64)
+
+
+class PairSettings(_Section):
+    """The two tokens, and how amounts in quote become amounts in the chain's own coin."""
+
+    base: Address
+    quote: Address
+    native_is_base: bool = True
+    native_price_ratio: float | None = Field(default=None, gt=0.0, le=1e9)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PairSettings:
+        if self.base == self.quote:
+            raise ValueError("two tokens: base and quote are the same address")
+        if self.native_is_base and self.native_price_ratio not in (None, 1.0):
+            raise ValueError("native_price_ratio only where native_is_base = false")
+        return self
+
+
+class PoolSettings(_Section):
+    """One watched pool. A v3 pool says its fee itself; 0 asks it."""
+
+    name: str = Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9_.\-]+$")
+    address: Address
+    fee_ppm: int = Field(default=0, ge=0, lt=1_000_000)
+
+
+class RelaySettings(_Section):
+    """A private relay; without one, private transactions are not sent."""
+
+    url: Annotated[SecretStr, _url("http", "https")] = SecretStr("")
+
+
+class ReferenceSettings(_Section):
+    """A price seen outside the pools."""
+
+    kind: Literal["none", "pool", "binance_rest", "binance_ws", "csv"] = "none"
+    url: RpcUrl = SecretStr("")
+    symbol: str = Field(default="", max_length=40, pattern=r"^[A-Za-z0-9]*$")
+    path: Path | None = None
+    pool: str = ""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> ReferenceSettings:
+        needs = {"pool": ("pool",), "binance_rest": ("url", "symbol"), "binance_ws": ("url", "symbol"), "csv": ("path",)}
+        for name in needs.get(self.kind, ()):
+            value = getattr(self, name)
+            if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
+                raise ValueError(f"{name}, which kind = {self.kind!r} needs")
+        return self
+
+
+class RiskSettings(_Section):
+    """A profile, and any of its limits changed by name."""
+
+    profile: ProfileName = "conservative"
+    equity_eth: float = Field(default=10.0, gt=0.0, lt=1e9)
+    kill_file: Path = Path("arbgym.kill")
+    max_notional_eth: float | None = None
+    max_exposure_eth: float | None = None
+    max_leverage: float | None = None
+    max_flash_borrow_eth: float | None = None
+    gas_budget_eth_per_day: float | None = None
+    max_daily_loss_eth: float | None = None
+    max_drawdown: float | None = None
+    max_consecutive_reverts: int | None = None
+    max_orders_per_minute: int | None = None
+    max_head_age_s: float | None = None
+    max_reference_age_s: float | None = None
+    max_clock_skew_s: float | None = None
+    min_confidence: float | None = None
+    kelly_fraction: float | None = None
+    min_profit_eth: float | None = None
+
+    @model_validator(mode="after")
+    def _are_limits(self) -> RiskSettings:
+        self.limits(12.0)
+        return self
+
+    def limits(self, block_time_s: float) -> Limits:
+        """The limits on a chain with this block time."""
+        changes = {name: value for name, value in self if name not in ("profile", "equity_eth", "kill_file")}
+        return profile_limits(self.profile, block_time_s, **changes)
+
+
+class JournalSettings(_Section):
+    """Where intents are written before they are sent."""
+
+    path: Path = Path("arbgym-live.sqlite")
+
+
+class StatusSettings(_Section):
+    """The status page; port 0 is none."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: Port = 0
+    control_token: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> StatusSettings:
+        if 0 < len(self.control_token.get_secret_value()) < 16:
+            raise ValueError("control_token with at least 16 characters, or none")
+        return self
+
+
+class MetricsSettings(_Section):
+    """Prometheus metrics; port 0 is none."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
+    port: Port = 0
+
+
+class LogSettings(_Section):
+    """Structured logs: a file, or without a path standard error."""
+
+    path: Path | None = None
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class KeystoreSettings(_Section):
+    """The sender's key: a keystore v3 file. The password is no setting: it is prompted for, or in its own variable."""
+
+    path: Path | None = None
+
+
+class FeeSettings(_Section):
+    """What a transaction may pay."""
+
+    maximum_fee_gwei: float = Field(default=200.0, gt=0.0, le=1e6)
+    bump_percent: float = Field(default=12.5, ge=12.5, le=100.0)
+    gas_limit_margin_percent: float = Field(default=20.0, ge=0.0, le=200.0)
+
+
+class Settings(BaseSettings):
+    """Everything the runner is told. Made by ``load``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    chain: ChainSettings
+    pair: PairSettings
+    pools: tuple[PoolSettings, ...] = Field(min_length=2, max_length=4)
+    lenders: dict[str, Address] = {}
+    executor: OptionalAddress = ""
+    relay: RelaySettings = RelaySettings()
+    reference: ReferenceSettings = ReferenceSettings()
+    risk: RiskSettings = RiskSettings()
+    journal: JournalSettings = JournalSettings()
+    status: StatusSettings = StatusSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    keystore: KeystoreSettings = KeystoreSettings()
+    fees: FeeSettings = FeeSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what ``load`` hands over, merged."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Settings:
+        for what in ("name", "address"):
+            values = [getattr(pool, what) for pool in self.pools]
+            if len(set(values)) < len(values):
+                raise ValueError(f"pools that differ in their {what}")
+        for name in self.lenders:
+            if name not in _LENDERS or name in _FLASH_SWAPS:
+                accepted = ", ".join(lender for lender in _LENDERS if lender not in _FLASH_SWAPS)
+                raise ValueError(f"lenders named {accepted}; flash swaps need no address")
+        if self.reference.kind == "pool" and self.reference.pool not in [pool.name for pool in self.pools]:
+            raise ValueError("reference.pool that is the name of one of the pools")
+        return self
+
+    @property
+    def limits(self) -> Limits:
+        """The risk limits: the profile's, changed by name, on this chain's block time."""
+        return self.risk.limits(self.chain.block_time_s)
+
+
+# ----------------------------------------------------------------------------------------------------------------- loading
+def example() -> str:
+    """The annotated example file."""
+    return Path(__file__).with_name("example.toml").read_text(encoding="utf-8")
+
+
+def load(
+    path: Path | None = None, overrides: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from a TOML file, the environment (``os.environ``) and overrides nested as in the file.
+
+    Raises SettingsError.
+    """
+    variables = os.environ if environment is None else environment
+    merged = _merged(_merged({} if path is None else _file(path), _variables(variables)), overrides or {})
+    try:
+        return Settings(**{str(name): value for name, value in merged.items()})
+    except ValidationError as error:
+        problem = _told(error)
+    except RecursionError:
+        problem = "settings: nested too deeply; accepted is what example.toml has"
+    raise SettingsError(problem)  # outside the handler: pydantic's error holds the values, and would come along as its context
+
+
+def _file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_bytes().decode("utf-8"))
+    except OSError as error:
+        problem = f"settings file {str(path)!r}: {error.strerror}; accepted is a TOML file that can be read"
+    except UnicodeDecodeError as error:
+        problem = f"settings file {str(path)!r}: byte {error.start} is no UTF-8; accepted is a TOML file in UTF-8"
+    except tomllib.TOMLDecodeError as error:
+        place = re.search(r"\(at [^()]*\)\Z", str(error))
+        problem = f"settings file {str(path)!r}: not TOML {place.group() if place else ''}; accepted is as in example.toml"
+    except (ValueError, RecursionError):
+        problem = f"settings file {str(path)!r}: not TOML; accepted is as in example.toml"
+    raise SettingsError(problem)
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the environment's variables say, nested as in the file; pydantic-settings reads them."""
+    given = {name: text for name, text in environment.items() if name.upper().startswith(PREFIX)}
+    for name in given:
+        section, *field = name[len(PREFIX) :].lower().split("__")
+        if section not in Settings.model_fields:
+            accepted = f"sections are {', '.join(Settings.model_fields)}"
+            raise SettingsError(f"environment variable {_shown_name(name)}: unknown; accepted {accepted}")
+        if len(field) > (section not in _WITHOUT_FIELDS):
+            raise SettingsError(f"environment variable {_shown_name(name)}: unknown; accepted is {PREFIX}SECTION__FIELD")
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): text for name, text in given.items()}
+    try:
+        return source()
+    except SourceError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        problem = f"environment: {field.group(1) if field else 'a section'} is not JSON; accepted is JSON for lists and tables"
+    except RecursionError:
+        problem = "environment: nested too deeply; accepted is what example.toml has"
+    raise SettingsError(problem)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables are merged field by field; anything else from above replaces what is below."""
+    result = dict(below)
+    for name, value in above.items():
+        former = result.get(name)
+        both = isinstance(former, Mapping) and isinstance(value, Mapping)
+        result[name] = _merged(former, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------------ errors
+def _told(error: ValidationError) -> str:
+    """The first problem in words, without any value that might be a secret."""
+    problem = error.errors(include_url=False)[0]
+    kind, place = problem["type"], problem["loc"]
+    field = ".".join(str(part) if isinstance(part, int) else _shown_name(part) for part in place) or "settings"
+    more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
+    if kind == "missing":
+        return f"{field}: missing; accepted is a value as in example.toml{more}"
+    if kind == "extra_forbidden":
+        return f"{field}: unknown; accepted names are those of example.toml{more}"
+    accepted = str(problem["ctx"]["error"]) if kind == "value_error" else _accepted(problem)
+    if kind == "value_error" and " = " in accepted and place == ("risk",):  # a limit: its own message names it
+        return f"risk.{accepted}{more}"
+    shown = "a secret" if _secret(place) else _shown(problem["input"])
+    return f"{field} = {shown}; accepted is {accepted}{more}"
+
+
+def _accepted(problem: Any) -> str:
+    """Pydantic's own words are "Input should be ..." and hold no input, except where a text could not be parsed."""
+    message = str(problem["msg"])
+    for start in ("Input should be ", "String should ", "Value should "):
+        if message.startswith(start):
+            return message[len(start) :].split(", unable to")[0].split(", got ")[0]
+    return {"too_short": "2 or more", "too_long": "4 at most"}.get(problem["type"], "as in example.toml")
+
+
+def _secret(place: tuple[int | str, ...]) -> bool:
+    return bool(place) and (place[-1] in ("rpc", "url", "control_token") or place[0] == "keystore")
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: numbers and short plain texts as they are, of anything else its kind."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**20 else "a large number"
+    if isinstance(value, str):
+        return repr(value) if _SHOWN.match(value) else f"a text of {len(value)} characters"
+    return "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, (list, tuple)) else "a value"
+
+
+def _shown_name(name: Any) -> str:
+    return name if isinstance(name, str) and _NAME.match(name) else f"(a name of {len(str(name))} characters)"
