@@ -127,6 +127,7 @@ class Observer:
         self._open = {lender.name for lender in FLASH_SWAPS}
         self._earlier: deque[tuple[int, NDArray[np.void], NDArray[np.float64], int]] = deque(maxlen=REORG_DEPTH + 2)
         self._time: int | None = None
+        self._ends = np.array([f.high if f.high > 1.0 else np.inf for f in definition.observation], dtype=np.float32)
 
     @property
     def state(self) -> Any:
@@ -154,6 +155,10 @@ class Observer:
         self._time = view.head.timestamp
         self._earlier.append((view.head.number, self.follower.state.copy(), self._rows.copy(), self._time))
         return self.follower.observations
+
+    def clipped(self) -> int:
+        """How many fields of the newest observation stand at the end of a range that is meant to hold more than a share."""
+        return int((self.follower.observations[0] >= self._ends).sum())
 
     def _start(self, row: NDArray[np.float64], view: ChainView) -> None:
         self._rows[:] = row

@@ -130,12 +130,11 @@ class Planner:
         minimum = int(cycle.profit * (1.0 - decision.tolerance))
         route = Route(
             funding=decision.lender,
-            lender=self._lenders.get(decision.lender, buy.address),
-            token=buy.quote,
+            lender=self._lenders.get(decision.lender),
             amount_in_raw=cycle.amount_in,
-            legs=(_leg(buy, not buy.base_is_token0), _leg(sell, sell.base_is_token0)),
             minimum_profit_raw=minimum,
             last_block=last_block,
+            legs=(_leg(buy, buy.quote), _leg(sell, sell.base)),
         )
         data = encode(route)
         named = self._identity | {"block": head.hash, "to": self._executor, "data": data, "priority_fee_wei": priority_fee}
@@ -175,5 +174,5 @@ class Planner:
         return plan, order
 
 
-def _leg(pool: WatchedPool, zero_for_one: bool) -> Leg:
-    return Leg(pool=pool.address, kind=pool.kind, zero_for_one=zero_for_one, fee_ppm=pool.fee_ppm)
+def _leg(pool: WatchedPool, token_in: str) -> Leg:
+    return Leg(pool.address, token_in, pool.kind, zero_for_one=token_in == pool.token0, fee_ppm=pool.fee_ppm)

@@ -1,8 +1,8 @@
 """The runner: block by block from the feed to the sender. What it is made of comes from outside, so that a test can script it.
 
-One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, simulate the very transaction, tell the
-gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step fails; what may heal is asked again, and what
-cannot be true ends the run (``Stopped``), because an operator has to look.
+One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, simulate the very transaction, tell
+the gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step fails; what may heal is asked again, and
+what cannot be true ends the run (``Stopped``), because an operator has to look.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import structlog
 
 from arbgym.live.decision import Decider, Decision
 from arbgym.live.executor import WouldRevert
+from arbgym.live.kill import KillSwitch
 from arbgym.live.metrics import Metrics
 from arbgym.live.observer import NotObservable, Observer, pool_row
 from arbgym.live.planning import WEI, Planner
@@ -62,6 +63,7 @@ class Parts:
     decider: Decider
     planner: Planner
     gate: RiskGate
+    kill: KillSwitch
     sender: Sender
     clock: Clock
     metrics: Metrics
@@ -83,6 +85,7 @@ class Runner:
         self._stopping = False
         self._wanted: Decision | None = None  # of the block before, where it wanted a trade
         self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
+        self._left_open: list[Outcome] | None = None  # ends of what an earlier process left, once they are known
 
     def stop(self) -> None:
         """End after the block at hand."""
@@ -92,8 +95,6 @@ class Runner:
         """Take ``blocks`` blocks (None: without end); returns how many. Raises Stopped, and FeedBroken where it never began."""
         taken = 0
         try:
-            for outcome in await self.parts.sender.start():
-                self._ended(outcome)
             view = await self._opened()
             while view is not None:
                 await self.take(view)
@@ -137,7 +138,10 @@ class Runner:
         parts.metrics.view(view, self.pools())
         parts.gate.head(float(view.head.timestamp))
         try:
-            outcomes = await parts.sender.settle(view)
+            if self._left_open is None:
+                self._left_open = await parts.sender.start()
+            outcomes = self._left_open + await parts.sender.settle(view)
+            self._left_open = []
         except (Refused, Unknown) as error:
             outcomes = []
             self._log.warning("not settled", block=view.head.number, reason=str(error))
@@ -166,7 +170,7 @@ class Runner:
                 told[_LANDED[outcome.state]] = 1.0
                 told["own_bid"] = bid
                 if outcome.state is IntentState.REVERTED:
-                    cost = (outcome.gas_cost_wei + outcome.tip_wei) / WEI * self.parts.planner.quote_per_eth
+                    cost = (outcome.gas_cost_wei + outcome.tip_wei) / WEI * self._quote_per_eth()
                     told["revert_cost"] = told.get("revert_cost", 0.0) + cost
         if not told and self._wanted is not None and not self._keys:
             told = {"dropped": 1.0, "own_bid": self._wanted.own_bid}
@@ -264,9 +268,9 @@ class Runner:
 
     def _ended(self, outcome: Outcome) -> None:
         parts = self.parts
-        per_eth = parts.planner.quote_per_eth
+        per_eth = self._quote_per_eth()
         unit = 10.0 ** parts.observer.watched[0].quote_decimals
-        parts.gate.record(outcome, outcome.profit_raw / unit / per_eth)
+        parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
         parts.tally.settled(outcome, per_eth)
         parts.metrics.settled(outcome, parts.tally.totals(self.decisions))
         self._log.info(
@@ -281,7 +285,14 @@ class Runner:
 
     def _show(self) -> None:
         gate = self.parts.gate
-        self.parts.metrics.gate(gate.state.value, gate.killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())
+        killed = self.parts.kill.engaged()
+        self.parts.metrics.gate(gate.state.value, killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())
+
+    def _quote_per_eth(self) -> float:
+        """The coin's price at the newest block; before there is one, the last observed (0 before any)."""
+        if self.view is None or self.view.reference is None:
+            return self.parts.planner.quote_per_eth
+        return float(self.view.reference.price * self.parts.observer.config.chain.native_price_ratio)
 
     def pools(self) -> list[PoolRow]:
         """The watched pools at the newest block."""
