@@ -1,0 +1,507 @@
+"""From a plan to its end, exactly once: journal, sign, send, and settle against the chain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from eth_utils.address import to_checksum_address
+
+from arbgym.live.channels import Answer, SendingChannel
+from arbgym.live.journal import DuplicateIntent, Intent, Journal, JournaledTransaction, TransactionKind
+from arbgym.live.receipts import Receipt, quantity, read_receipt
+from arbgym.live.terms import (
+    ChainView,
+    Channel,
+    Clock,
+    Endpoint,
+    IntentState,
+    LiveError,
+    Outcome,
+    Plan,
+    Refused,
+    Unknown,
+    Verdict,
+)
+
+WATCHED_BLOCKS = 12  # an end younger than this is looked at again after a restart
+CANCEL_GAS = 21_000
+_REPORTED = "sender.reported"
+_S = IntentState
+
+# Where a process may be killed in the tests, in the order in which an intent passes them.
+CRASH_POINTS = (
+    "recover.begin",
+    "recover.before_never_signed",
+    "recover.after_never_signed",
+    "recover.looked",
+    "recover.end",
+    "send.before_written",
+    "journal.before_commit",
+    "journal.after_commit",
+    "send.after_written",
+    "send.after_signed",
+    "send.after_signed_journaled",
+    "send.after_verdict",
+    "send.after_answer",
+    "send.end",
+    "settle.begin",
+    "settle.looked",
+    "settle.before_end",
+    "settle.after_end",
+    "settle.end",
+    "resend.begin",
+    "resend.after_answer",
+    "bump.after_signed",
+    "bump.after_journaled",
+    "bump.after_answer",
+    "cancel.after_signed",
+    "cancel.after_journaled",
+    "cancel.after_answer",
+    "reorg.before_taken_back",
+    "reorg.after_taken_back",
+)
+
+
+class TransactionSigner(Protocol):
+    """What signs for the account ``address``."""
+
+    address: str
+
+    def sign(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:
+        """(raw transaction, its hash)."""
+
+
+class JournalSender:
+    """What dry-run and live have in common: intents are journaled, the gate has the last word, outcomes are handed on.
+
+    An outcome is handed on again by a later process until ``settle`` is called once more: it may come twice across a crash, and
+    is never lost.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock, on_point: Callable[[str], None] = lambda name: None) -> None:
+        self._journal, self._clock, self._point = journal, clock, on_point
+        self._reported: int = journal.get(_REPORTED) or 0
+        self._handed_on = self._reported
+        self._base_fee_wei = 0  # of the newest view's block
+
+    @property
+    def busy(self) -> bool:
+        """An intent is open: nothing else may be sent."""
+        return self._journal.busy
+
+    async def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def _write(self, plan: Plan) -> None:
+        self._point("send.before_written")
+        self._journal.write(plan)
+        self._point("send.after_written")
+
+    def _passes(self, plan: Plan, still_allowed: Callable[[], Verdict]) -> bool:
+        """The gate's last word; its refusal is the intent's end."""
+        verdict = still_allowed()
+        self._point("send.after_verdict")
+        if not verdict.allowed:
+            self._end(
+                plan, _S.REFUSED, plan.block_number, f"gate: {verdict.limit} = {verdict.value}; accepted is {verdict.accepted}"
+            )
+        return verdict.allowed
+
+    def _end_never_signed(self) -> None:
+        """What was written and not signed, because the process ended or the disk was full, has not left."""
+        for intent in self._journal.open_intents():
+            if intent.state is _S.WRITTEN:
+                self._point("recover.before_never_signed")
+                self._end(intent.plan, _S.REFUSED, intent.plan.block_number, "never signed")
+                self._point("recover.after_never_signed")
+
+    def _end(
+        self,
+        plan: Plan,
+        state: IntentState,
+        block_number: int,
+        detail: str,
+        *,
+        profit_raw: int = 0,
+        gas_cost_wei: int = 0,
+        tip_wei: int = 0,
+        block_hash: str | None = None,
+    ) -> None:
+        corrects = self._journal.intent(plan.key).corrects
+        outcome = Outcome(
+            plan.key, state, block_number, self._clock.now(), profit_raw, gas_cost_wei, tip_wei, plan.channel, corrects
+        )
+        self._journal.move(plan.key, state, block_number, detail, outcome=outcome, block_hash=block_hash)
+
+    def _acknowledge(self) -> None:
+        """Whoever took the last outcomes has come back: they need not be told again."""
+        if self._handed_on > self._reported:
+            self._journal.put(_REPORTED, self._handed_on)
+            self._reported = self._handed_on
+
+    def _hand_on(self) -> list[Outcome]:
+        outcomes, self._handed_on = self._journal.outcomes_after(self._reported)
+        return outcomes
+
+
+class LiveSender(JournalSender):
+    """Signs and sends, one intent at a time.
+
+    The journal owns the nonce: it is the chain's count at the latest block (never the pending one), and nothing is sent while
+    that is less than what the journal knows to be on chain. A transaction is replaced only under the same nonce. Nothing is concluded from an answer that did not come, from a node
+    behind the view, or from a block that the feed has not handed on. ``settle`` and ``send`` are not called at the same time.
+
+    After a crash: an intent without a transaction was never sent. A signed one may have been. Sending it now would pass by the
+    gate, on old prices, so it is never sent again: a private one ends with the last block that its bundle names, a public one
+    is cancelled at once, under its nonce, so that no gap stays. One that was sent goes on as if nothing had happened.
+
+    Args:
+        endpoint: the node that is asked for receipts, the count of transactions and headers.
+        channels: where plans may go, by their ``channel``; cancellations go to "public".
+        quote_token: address whose transfers to and from ``owner`` (the signer's address) are profit.
+        maximum_fee_wei: per gas; no transaction offers more, raised ones included.
+        bump_after_blocks: how long a public transaction may wait before its fees are raised.
+        on_point: called with the names in CRASH_POINTS; for tests.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        channels: Mapping[Channel, SendingChannel],
+        journal: Journal,
+        signer: TransactionSigner,
+        clock: Clock,
+        *,
+        chain_id: int,
+        quote_token: str,
+        owner: str | None = None,
+        maximum_fee_wei: int = 500 * 10**9,
+        bump_after_blocks: int = 2,
+        on_point: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        super().__init__(journal, clock, on_point)
+        for name, value in (
+            ("chain_id", chain_id),
+            ("maximum_fee_wei", maximum_fee_wei),
+            ("bump_after_blocks", bump_after_blocks),
+        ):
+            if value < 1:
+                raise LiveError(f"{name} = {value}; accepted is at least 1")
+        self._endpoint, self._channels, self._signer = endpoint, channels, signer
+        self._chain_id, self._maximum_fee_wei, self._bump_after_blocks = chain_id, maximum_fee_wei, bump_after_blocks
+        self._quote_token, self._owner = quote_token.lower(), (owner or signer.address).lower()
+        self._count: int | None = None  # of the account's transactions on chain
+        self._reconciled = False  # with what an earlier process left
+        self._base_fees: dict[str, int] = {}  # of the newest blocks, by hash
+        self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
+        self.trouble = ""  # why the last settlement is incomplete
+        self.nonce_race = ""  # who else signs for this account: a reason to halt
+
+    @property
+    def busy(self) -> bool:
+        """An intent is open, or the account's nonce is not known yet: nothing may be sent."""
+        return self._count is None or not self._reconciled or super().busy
+
+    async def close(self) -> None:
+        """Let go of the channels and the journal."""
+        for channel in self._channels.values():
+            await channel.close()
+        await super().close()
+
+    # ------------------------------------------------------------------------------------------------------ sending
+    async def send(self, plan: Plan, still_allowed: Callable[[], Verdict]) -> IntentState:
+        """Write, sign, ask ``still_allowed`` and send. A plan that is in the journal is not sent again: its state is returned.
+
+        Raises LiveError before anything is written where the plan cannot be sent now, JournalError where it cannot be written.
+        """
+        channel = self._channels.get(plan.channel)
+        if channel is None:
+            raise LiveError(f"plan.channel = {plan.channel!r}; accepted is {' or '.join(sorted(self._channels))}")
+        if plan.max_fee_wei > self._maximum_fee_wei:
+            raise LiveError(f"plan.max_fee_wei = {plan.max_fee_wei}; accepted is at most {self._maximum_fee_wei}")
+        if self._count is None or self.busy:
+            raise LiveError("an intent is open, or the account's nonce is not known yet; accepted is one intent at a time")
+        try:
+            self._write(plan)
+        except DuplicateIntent:
+            return self._journal.intent(plan.key).state
+        try:
+            signed = self._sign(plan, "original", self._count, plan.max_fee_wei, plan.priority_fee_wei, plan.block_number)
+        except LiveError as error:
+            self._end(plan, _S.REFUSED, plan.block_number, f"not signed: {error}")
+            return _S.REFUSED
+        self._point("send.after_signed")
+        self._journal.add_transaction(plan.key, signed)
+        self._point("send.after_signed_journaled")
+        if not self._passes(plan, still_allowed):
+            return _S.REFUSED
+        try:
+            answer = await channel.send(signed.raw, plan)
+        except asyncio.CancelledError:
+            self._journal.move(plan.key, _S.UNKNOWN, plan.block_number, "interrupted while sending")
+            raise
+        self._point("send.after_answer")
+        state = self._first_answer(plan, answer)
+        self._point("send.end")
+        return state
+
+    def _first_answer(self, plan: Plan, answer: Answer) -> IntentState:
+        if answer.kind == "refused" and answer.reason != "nonce too low":
+            self._end(plan, _S.REFUSED, plan.block_number, answer.detail)
+            return _S.REFUSED
+        # "nonce too low" to a first attempt: it is on chain (a repeated request), or somebody took the nonce; receipts will tell
+        state = _S.SENT if answer.kind == "accepted" else _S.UNKNOWN
+        self._journal.move(plan.key, state, plan.block_number, answer.detail)
+        return state
+
+    def _sign(
+        self, plan: Plan, kind: TransactionKind, nonce: int, max_fee_wei: int, priority_fee_wei: int, block_number: int
+    ) -> JournaledTransaction:
+        cancels = kind == "cancel"
+        raw, digest = self._signer.sign(
+            {
+                "type": 2,
+                "chainId": self._chain_id,
+                "nonce": nonce,
+                "to": self._signer.address if cancels else to_checksum_address(plan.to),
+                "value": 0,
+                "data": "0x" if cancels else plan.data,
+                "gas": CANCEL_GAS if cancels else plan.gas_limit,
+                "maxFeePerGas": max_fee_wei,
+                "maxPriorityFeePerGas": priority_fee_wei,
+            }
+        )
+        return JournaledTransaction(digest, raw, kind, nonce, max_fee_wei, priority_fee_wei, self._base_fee_wei, block_number)
+
+    # ----------------------------------------------------------------------------------------------------- settling
+    async def start(self) -> list[Outcome]:
+        """Settle what an earlier process left open, as far as the node answers; the rest follows in ``settle``. Sends nothing."""
+        self._point("recover.begin")
+        self._end_never_signed()
+        try:
+            number, block_hash, base_fee_wei = _header(await self._endpoint.request("eth_getBlockByNumber", ["latest", False]))
+            await self._settle_open(number, block_hash, base_fee_wei)
+            self.trouble = ""
+        except (Unknown, Refused) as error:
+            self.trouble = str(error)
+        self._point("recover.end")
+        return self._hand_on()
+
+    async def settle(self, view: ChainView) -> list[Outcome]:
+        """What ended by this block. Fees are raised and late transactions cancelled at the newest one only."""
+        self._acknowledge()
+        self._point("settle.begin")
+        self._end_never_signed()
+        head = view.head
+        if view.reorg_depth:
+            self._take_back(
+                [intent for intent in self._journal.settled_since(head.number) if intent.state is not _S.REFUSED], head.number
+            )
+        try:
+            await self._settle_open(head.number, head.hash, head.base_fee_wei)
+            if view.newest:
+                await self._hurry(head.number)
+            self.trouble = ""
+        except (Unknown, Refused) as error:
+            self.trouble = str(error)  # nothing is assumed; the next block asks again
+        self._point("settle.end")
+        return self._hand_on()
+
+    async def _settle_open(self, number: int, block_hash: str, base_fee_wei: int) -> None:
+        self._base_fee_wei = self._base_fees[block_hash] = base_fee_wei
+        for old in list(self._base_fees)[: -4 * WATCHED_BLOCKS]:
+            del self._base_fees[old]
+        if not self._reconciled:
+            await self._review(number)
+        self._count = None
+        count, receipts = await self._look(number, self._journal.open_intents())
+        if count < self._journal.next_nonce:
+            # a reorganisation that the feed will tell of, or another chain than the journal's
+            known = self._journal.next_nonce
+            raise Unknown(
+                "eth_getTransactionCount", "malformed", f"{count}; accepted is at least {known}, which the journal saw mined"
+            )
+        self._point("settle.looked")
+        for intent in self._journal.open_intents():
+            await self._settle_one(intent, number, block_hash, count, receipts)
+        self._count, self._reconciled = count, True
+
+    async def _settle_one(
+        self, intent: Intent, number: int, block_hash: str, count: int, receipts: Mapping[str, Receipt]
+    ) -> None:
+        plan = intent.plan
+        for transaction in intent.transactions:
+            receipt = receipts.get(transaction.hash)
+            if receipt is not None:
+                # a later block, or another chain's block of this number: the feed will hand it on
+                if receipt.block_number < number or (receipt.block_number == number and receipt.block_hash == block_hash):
+                    await self._settle_mined(plan, transaction, receipt)
+                return
+        if intent.nonce is not None and count > intent.nonce:
+            await self._settle_taken(intent, number)
+            return
+        self._taken.pop(plan.key, None)
+        if number >= plan.valid_until_block and not self._replaceable(intent):
+            self._settled(plan, _S.DROPPED, number, "its last block has passed")
+
+    async def _settle_mined(self, plan: Plan, transaction: JournaledTransaction, receipt: Receipt) -> None:
+        base_fee_wei = self._base_fees.get(receipt.block_hash)
+        if base_fee_wei is None:
+            told = await self._endpoint.request("eth_getBlockByHash", [receipt.block_hash, False])
+            base_fee_wei = _header(told)[2]
+        traded = transaction.kind != "cancel"
+        self._settled(
+            plan,
+            (_S.MINED if receipt.succeeded else _S.REVERTED) if traded else _S.REPLACED,
+            receipt.block_number,
+            f"{transaction.kind} {transaction.hash}",
+            profit_raw=receipt.income(self._quote_token, self._owner) if traded and receipt.succeeded else 0,
+            gas_cost_wei=receipt.gas_used * base_fee_wei,
+            tip_wei=receipt.gas_used * (receipt.price_wei - base_fee_wei),
+            block_hash=receipt.block_hash,
+        )
+
+    async def _settle_taken(self, intent: Intent, number: int) -> None:
+        """The nonce is used, and not by this intent's transactions."""
+        assert intent.nonce is not None
+        others = [one for one in self._journal.intents_with_nonce(intent.nonce) if one.plan.key != intent.plan.key]
+        _, receipts = await self._look(number, others)
+        for other in others:
+            found = [receipts[one.hash].block_number for one in other.transactions if one.hash in receipts]
+            if found and found[0] > number:
+                return
+            if found:
+                if other.state in (_S.DROPPED, _S.REFUSED):
+                    self._take_back([other], number)  # mined against all expectation: settled with the next block
+                self._settled(intent.plan, _S.REPLACED, number, f"intent {other.plan.key} took nonce {intent.nonce}")
+                return
+        # one view more, in case the node's parts do not agree yet
+        if number > self._taken.setdefault(intent.plan.key, number):
+            self.nonce_race = (
+                f"nonce race: nonce {intent.nonce} of {self._signer.address} was used by a transaction that is not ours"
+            )
+            self._settled(intent.plan, _S.REPLACED, number, self.nonce_race)
+
+    def _settled(self, plan: Plan, state: IntentState, number: int, detail: str, **amounts: Any) -> None:
+        self._taken.pop(plan.key, None)
+        self._point("settle.before_end")
+        self._end(plan, state, number, detail, **amounts)
+        self._point("settle.after_end")
+
+    async def _look(self, number: int, intents: Sequence[Intent]) -> tuple[int, dict[str, Receipt]]:
+        """(the account's transactions on chain, receipts by hash), of a node that has the block. Raises Unknown."""
+        hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
+        calls: list[tuple[str, list[Any]]] = [
+            ("eth_blockNumber", []),
+            ("eth_getTransactionCount", [self._signer.address, "latest"]),
+            *(("eth_getTransactionReceipt", [digest]) for digest in hashes),
+        ]
+        answers = await self._endpoint.batch(calls)
+        try:
+            newest, count = quantity(answers[0]), quantity(answers[1])
+        except (ValueError, IndexError):
+            raise Unknown("eth_getTransactionCount", "malformed") from None
+        if newest < number or len(answers) != len(calls):
+            raise Unknown("eth_blockNumber", "malformed", f"the node is at block {newest}, the view at {number}")
+        read = {digest: read_receipt(told) for digest, told in zip(hashes, answers[2:], strict=True)}
+        return count, {digest: receipt for digest, receipt in read.items() if receipt is not None}
+
+    # ------------------------------------------------------------------------------------------- what was settled before
+    async def _review(self, number: int) -> None:
+        """After a restart: take back the ends of the last blocks that the chain does not confirm."""
+        ended = [intent for intent in self._journal.settled_since(number - WATCHED_BLOCKS) if intent.transactions]
+        _, receipts = await self._look(number, ended)
+        self._point("recover.looked")
+        self._take_back([intent for intent in ended if _block_of(intent, receipts) != intent.settled_hash], number)
+
+    def _take_back(self, intents: Sequence[Intent], number: int) -> None:
+        for intent in intents:
+            if intent.transactions:
+                self._point("reorg.before_taken_back")
+                self._journal.move(
+                    intent.plan.key, _S.SENT, number, f"taken back: {intent.state} in block {intent.settled_block}"
+                )
+                self._point("reorg.after_taken_back")
+
+    # ------------------------------------------------------------------------------------------------------ in a hurry
+    def _replaceable(self, intent: Intent) -> bool:
+        """It may lie in public memory pools, where only another transaction with its nonce ends it."""
+        # a bundle's transactions become public where the block that held them is replaced
+        public = intent.plan.channel == "public" or intent.corrects in (_S.MINED, _S.REVERTED)
+        return public and "public" in self._channels
+
+    async def _hurry(self, number: int) -> None:
+        for intent in self._journal.open_intents():
+            if not intent.transactions or intent.transactions[-1].nonce < (self._count or 0):
+                continue
+            late, newest = number >= intent.plan.valid_until_block, intent.transactions[-1]
+            waited = number - newest.block_number >= self._bump_after_blocks
+            if not self._replaceable(intent):
+                if intent.state is _S.UNKNOWN:
+                    await self._resend(intent, number)
+            elif newest.kind != "cancel" and (late or intent.state is _S.SIGNED):
+                await self._replace(intent, "cancel", number)
+            elif waited and (newest.kind == "cancel" or self._base_fee_wei > newest.base_fee_wei):
+                await self._replace(intent, "cancel" if newest.kind == "cancel" else "bump", number)
+            elif waited or intent.state is _S.UNKNOWN:
+                await self._resend(intent, number)
+
+    async def _replace(self, intent: Intent, kind: TransactionKind, number: int) -> None:
+        newest = intent.transactions[-1]
+        fees = raised_fees(newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, self._maximum_fee_wei)
+        if fees is None:
+            await self._resend(intent, number)
+            return
+        signed = self._sign(intent.plan, kind, newest.nonce, *fees, number)
+        self._point(f"{kind}.after_signed")
+        self._journal.add_transaction(intent.plan.key, signed)
+        self._point(f"{kind}.after_journaled")
+        answer = await self._channels["public"].send(signed.raw, intent.plan)
+        self._point(f"{kind}.after_answer")
+        self._later_answer(intent, answer, number, signed)
+
+    async def _resend(self, intent: Intent, number: int) -> None:
+        newest = intent.transactions[-1]
+        self._point("resend.begin")
+        answer = await self._channels["public" if self._replaceable(intent) else intent.plan.channel].send(
+            newest.raw, intent.plan
+        )
+        self._point("resend.after_answer")
+        self._later_answer(intent, answer, number, newest)
+
+    def _later_answer(self, intent: Intent, answer: Answer, number: int, sent: JournaledTransaction) -> None:
+        """An answer to anything but the first attempt: a refusal proves nothing of the transactions sent before."""
+        if answer.kind == "accepted" and intent.state is not _S.SENT:
+            self._journal.move(intent.plan.key, _S.SENT, number, f"{sent.kind} {sent.hash}: {answer.detail}")
+        elif intent.state is _S.SIGNED:
+            self._journal.move(intent.plan.key, _S.UNKNOWN, number, f"{sent.kind} {sent.hash}: {answer.detail}")
+
+
+def raised_fees(max_fee_wei: int, priority_fee_wei: int, base_fee_wei: int, maximum_fee_wei: int) -> tuple[int, int] | None:
+    """(maximum fee, priority fee) of a replacement: both raised by 12.5 % or more, with room for the next block's base fee.
+
+    Nodes ask for 10 %. None where the maximum leaves no room for it. ``base_fee_wei`` is the newest block's.
+    """
+    priority = max(-(-priority_fee_wei * 9 // 8), 1)
+    needed = -(-max_fee_wei * 9 // 8)
+    # EIP-1559: the next base fee is at most an eighth higher
+    wanted = max(needed, -(-base_fee_wei * 9 // 8) + priority, priority)
+    if max(needed, priority) > maximum_fee_wei:
+        return None
+    return min(wanted, maximum_fee_wei), priority
+
+
+def _block_of(intent: Intent, receipts: Mapping[str, Receipt]) -> str | None:
+    found = [receipts[one.hash].block_hash for one in intent.transactions if one.hash in receipts]
+    return found[0] if found else None
+
+
+def _header(told: Any) -> tuple[int, str, int]:
+    """(number, hash, base fee) of a header. Raises Unknown."""
+    try:
+        return quantity(told["number"]), str(told["hash"]).lower(), quantity(told["baseFeePerGas"])
+    except (KeyError, TypeError, ValueError):
+        raise Unknown("eth_getBlockByNumber", "malformed") from None
