@@ -352,6 +352,12 @@ class SimulatedChain:
         for _ in range(depth + 1):
             self.mine()
 
+    def restart_time(self, start_s: int) -> None:
+        """Shift the past so that the newest block is of ``start_s``."""
+        shift = start_s - self.tip.timestamp
+        for block in self.blocks:
+            block.timestamp += shift
+
     def forget(self) -> int:
         """Drop what waits; returns how many transactions that were."""
         count = len(self.mempool) + sum(map(len, self.bundles.values()))

@@ -102,7 +102,7 @@ class SimulatedNode:
             return self.chain.by_hash(tag["blockHash"]) if "blockHash" in tag else self._find(tag["blockNumber"])
         if tag in ("latest", "pending", "safe", "finalized"):
             return self.chain.tip
-        return self.chain.at(int(tag, 16))
+        return self.chain.by_hash(tag) if len(tag) == 66 else self.chain.at(int(tag, 16))
 
     def _block(self, tag: Any) -> Block:
         block = self._find(tag)
