@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -50,16 +51,46 @@ class Graph:
     nodes: tuple[Node, ...]
     weights: Mapping[str, Array]
 
+    @cached_property
+    def _program(
+        self,
+    ) -> tuple[list[Array | None], list[tuple[str, Callable[..., tuple[Array, ...]], list[int], list[int]]], list[int]]:
+        """The values' slots with the weights in theirs; each operator with the slots it reads and writes; the outputs' slots.
+
+        The inputs have the first slots. Names are looked up once, here: a small network costs less than its dictionary would.
+        """
+        names = ["", *self.weights, *(name for node in self.nodes for name in node.outputs)]
+        slots = {name: slot for slot, name in enumerate(dict.fromkeys((*self.inputs, *names)))}
+        values: list[Array | None] = [None] * len(slots)
+        for name, weight in ({"": np.empty(0)} | dict(self.weights)).items():
+            values[slots[name]] = weight
+        steps: list[tuple[str, Callable[..., tuple[Array, ...]], list[int], list[int]]] = []
+        for node in self.nodes:
+            reads = [slots[name] for name in node.inputs]
+            operator: Callable[..., tuple[Array, ...]] = partial(OPERATORS[node.operator], node.attributes)
+            if node.operator in _BOUND and len(reads) > 1 and all(name in self.weights for name in node.inputs[1:]):
+                operator = _BOUND[node.operator](node.attributes, *(self.weights[name] for name in node.inputs[1:]))
+                reads = reads[:1]
+            steps.append((node.operator, operator, reads, [slots[name] for name in node.outputs]))
+        return values, steps, [slots[name] for name in self.outputs]
+
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, for inputs by name. Raises GraphError where an operator does not fit what it reads."""
-        values: dict[str, Array] = {**self.weights, **feed, "": np.empty(0)}
-        for node in self.nodes:
+        return dict(zip(self.outputs, self(*(feed[name] for name in self.inputs)), strict=True))
+
+    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
+        """The outputs, for the inputs, in order. Raises GraphError where an operator does not fit what it reads."""
+        weights, steps, outputs = self._program
+        values: list[Any] = weights.copy()
+        values[: len(inputs)] = inputs
+        for name, operator, reads, writes in steps:
             try:
-                results = OPERATORS[node.operator](node.attributes, *(values[name] for name in node.inputs))
+                results = operator(*[values[slot] for slot in reads])
             except (TypeError, ValueError, IndexError, KeyError) as error:
-                raise GraphError(f"operator {node.operator}: {error}") from error
-            values.update(zip(node.outputs, results, strict=False))
-        return {name: values[name] for name in self.outputs}
+                raise GraphError(f"operator {name}: {error}") from error
+            for slot, result in zip(writes, results, strict=False):
+                values[slot] = result
+        return tuple(values[slot] for slot in outputs)
 
 
 def parse(model: bytes) -> Graph:
@@ -268,9 +299,7 @@ def _sigmoid(_: Mapping[str, Any], x: Array) -> tuple[Array]:
 
 
 def _argmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
-    axis = attributes.get("axis", 0)
-    best = np.argmax(x, axis=axis)
-    return (np.expand_dims(best, axis) if attributes.get("keepdims", 1) else best,)
+    return (x.argmax(attributes.get("axis", 0), keepdims=bool(attributes.get("keepdims", 1))),)
 
 
 def _split(attributes: Mapping[str, Any], x: Array, sizes: Array) -> tuple[Array, ...]:
@@ -315,6 +344,7 @@ def _softmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
     return (raised / raised.sum(axis=axis, keepdims=True),)
 
 
+_ZERO = np.float32(0.0)
 TREES = "ai.onnx.ml::TreeEnsembleRegressor"
 OPERATORS: dict[str, _Operator] = {
     TREES: lambda attributes, x: (attributes["trees"].run(x),),
@@ -330,7 +360,7 @@ OPERATORS: dict[str, _Operator] = {
     "Max": lambda _, a, b: (np.maximum(a, b),),
     "Min": lambda _, a, b: (np.minimum(a, b),),
     "Mul": lambda _, a, b: (a * b,),
-    "Relu": lambda _, a: (np.maximum(a, 0),),
+    "Relu": lambda _, a: (np.maximum(a, _ZERO),),
     "Reshape": _reshape,
     "Sigmoid": _sigmoid,
     "Slice": _slice,
@@ -339,4 +369,31 @@ OPERATORS: dict[str, _Operator] = {
     "Sub": lambda _, a, b: (a - b,),
     "Tanh": lambda _, a: (np.tanh(a),),
 }
+
+
+# Operators whose weights never change, with what can be done once done: a policy is asked one row at a time.
+def _bound_gemm(attributes: Mapping[str, Any], b: Array, c: Array | None = None) -> Callable[[Array], tuple[Array]]:
+    if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
+        return lambda a: _gemm(attributes, a, b, c)
+    matrix = np.ascontiguousarray(b.T) if attributes.get("transB", 0) else b
+    if c is None:
+        return lambda a: (a @ matrix,)
+    return lambda a: (a @ matrix + c,)
+
+
+def _bound_split(attributes: Mapping[str, Any], sizes: Array) -> Callable[[Array], tuple[Array, ...]]:
+    if attributes.get("axis", 0) not in (1, -1):
+        return lambda x: _split(attributes, x, sizes)
+    ends = np.cumsum(sizes).tolist()
+    columns = [slice(end - size, end) for size, end in zip(sizes.tolist(), ends, strict=True)]
+
+    def split(x: Array) -> tuple[Array, ...]:
+        if x.ndim != 2 or x.shape[1] != ends[-1]:
+            raise ValueError(f"{x.shape} into {sizes.tolist()}; accepted is a matrix as wide as their sum")
+        return tuple([x[:, column] for column in columns])
+
+    return split
+
+
+_BOUND: dict[str, Callable[..., Callable[[Array], tuple[Array, ...]]]] = {"Gemm": _bound_gemm, "Split": _bound_split}
 ALLOWED = frozenset({*OPERATORS, "Constant"})

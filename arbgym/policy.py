@@ -376,10 +376,10 @@ def _check_golden(policy: Policy) -> None:
 def _numpy_runner(graph: Graph) -> _Runner:
     def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         try:
-            outputs = graph.run({"observation": observations})
+            logits, action = graph(observations)
         except GraphError as error:
             raise PolicyError(f"{MODEL}: {error}") from error
-        return outputs["logits"], outputs["action"]
+        return logits, action
 
     return run
 
