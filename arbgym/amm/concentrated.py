@@ -113,11 +113,7 @@ class ConcentratedPool:
         for tick in self._initialised:
             if tick % spacing:
                 raise ValueError(f"ticks: {tick} is not a multiple of tick_spacing {spacing}")
-        actual = tick_at_sqrt_price_x96(self.sqrt_price_x96)
-        came_down_onto = actual % spacing == 0 and self.sqrt_price_x96 == sqrt_price_x96_at_tick(actual)
-        if self.tick != actual and not (came_down_onto and self.tick == actual - 1):
-            either = f"{actual - 1} or {actual}" if came_down_onto else f"{actual}"
-            raise ValueError(f"tick: {self.tick} does not belong to sqrt_price_x96 {self.sqrt_price_x96}; accepted is {either}")
+        self._check_tick()
         position = bisect_right(self._initialised, self.tick)
         for direction, path in ((1, self._initialised[position:]), (-1, self._initialised[:position][::-1])):
             running = self.liquidity
@@ -127,6 +123,14 @@ class ConcentratedPool:
                     raise ValueError(
                         f"ticks: from liquidity {self.liquidity} crossing {tick} leaves {running}; accepted is uint128"
                     )
+
+    def _check_tick(self) -> None:
+        spacing = self._tick_spacing
+        actual = tick_at_sqrt_price_x96(self.sqrt_price_x96)
+        came_down_onto = actual % spacing == 0 and self.sqrt_price_x96 == sqrt_price_x96_at_tick(actual)
+        if self.tick != actual and not (came_down_onto and self.tick == actual - 1):
+            either = f"{actual - 1} or {actual}" if came_down_onto else f"{actual}"
+            raise ValueError(f"tick: {self.tick} does not belong to sqrt_price_x96 {self.sqrt_price_x96}; accepted is {either}")
 
     @property
     def fee(self) -> int:
@@ -155,11 +159,10 @@ class ConcentratedPool:
         )
 
     def copy(self) -> ConcentratedPool:
-        """An independent pool in the same state."""
+        """An independent pool in the same state. Tables of ticks are shared: none is ever changed in place."""
         other = ConcentratedPool.__new__(ConcentratedPool)
         for name in ConcentratedPool.__slots__:
-            value = getattr(self, name)
-            setattr(other, name, value.copy() if isinstance(value, (dict, list)) else value)
+            setattr(other, name, getattr(self, name))
         return other
 
     def quote(self, *, amount_specified: int, zero_for_one: bool, sqrt_price_limit_x96: int | None = None) -> SwapResult:
@@ -317,15 +320,57 @@ class ConcentratedPool:
         }
         if any(not -INT128_MAX - 1 <= net <= INT128_MAX for net in nets.values()):
             raise PoolError("")
-        for tick, net in nets.items():
-            if tick not in self._net:
-                insort(self._initialised, tick)
-            self._net[tick] = net
-            self._gross[tick] = self._gross.get(tick, 0) + abs(delta) * (1 if delta > 0 else -1)
-            if self._gross[tick] == 0:
-                del self._net[tick], self._gross[tick]
-                del self._initialised[bisect_left(self._initialised, tick)]
+        self._replace_ticks({tick: (net, self._gross.get(tick, 0) + delta) for tick, net in nets.items()})
         self.liquidity = active
+
+    def _replace_ticks(self, changes: Mapping[int, tuple[int, int]]) -> None:
+        """Set {tick: (net, gross)}, gross 0 frees the tick. The tables are replaced, not changed: other pools may share them."""
+        initialised, self._net, self._gross = self._initialised.copy(), self._net.copy(), self._gross.copy()
+        for tick, (net, gross) in changes.items():
+            if gross:
+                if tick not in self._net:
+                    insort(initialised, tick)
+                self._net[tick], self._gross[tick] = net, gross
+            elif tick in self._net:
+                del self._net[tick], self._gross[tick]
+                del initialised[bisect_left(initialised, tick)]
+        self._initialised = initialised
+
+    def moved(self, *, sqrt_price_x96: int, tick: int, liquidity: int) -> ConcentratedPool:
+        """Another pool with these ticks at another price, as after a swap that ended there; O(1), for the tables are shared.
+
+        ``liquidity`` is not held against the ticks, of which only a part may be known (``liquidity_at``). Raises ValueError,
+        naming the field, for a price or tick that no pool has.
+        """
+        other = self.copy()
+        other.sqrt_price_x96 = as_integer("sqrt_price_x96", sqrt_price_x96, MIN_SQRT_RATIO, MAX_SQRT_RATIO - 1)
+        other.tick = as_integer("tick", tick, MIN_TICK, MAX_TICK - 1)
+        other.liquidity = as_uint("liquidity", liquidity, 128)
+        other._check_tick()
+        return other
+
+    def with_ticks(self, changes: Mapping[int, tuple[int, int]], liquidity: int) -> ConcentratedPool:
+        """Another pool at this price whose ticks differ: {tick: (liquidity_net, liquidity_gross)}, gross 0 frees the tick.
+
+        For pools of which only a part of the ticks is known; where all are, ``mint`` and ``burn`` check more. Raises
+        ValueError, naming the field.
+        """
+        for tick, (net, gross) in changes.items():
+            as_integer("ticks", tick, MIN_TICK, MAX_TICK)
+            if tick % self._tick_spacing:
+                raise ValueError(f"ticks: {tick} is not a multiple of tick_spacing {self._tick_spacing}")
+            as_int(f"ticks[{tick}]", net, 128)
+            as_integer(f"liquidity_gross[{tick}]", gross, abs(net), UINT128_MAX)
+        other = self.copy()
+        other.liquidity = as_uint("liquidity", liquidity, 128)
+        other._replace_ticks(changes)
+        return other
+
+    def liquidity_at(self, tick: int) -> int:
+        """Liquidity in range when the pool's tick is ``tick``, by the nets of the ticks between here and there."""
+        near, far = (bisect_right(self._initialised, end) for end in sorted((self.tick, tick)))
+        crossed = sum(self._net[between] for between in self._initialised[near:far])
+        return self.liquidity + (crossed if tick > self.tick else -crossed)
 
     def flash_fee(self, amount: int) -> int:
         """Least extra payment that the pool's ``flash`` accepts for ``amount`` of either token.

@@ -1,0 +1,341 @@
+"""A node's JSON-RPC over HTTP or WebSocket: answers, refusals, and everything else, which is no answer.
+
+The transports are web3's own (aiohttp, websockets), driven directly: web3's providers send again by themselves, which a
+transaction must never be, take twice as long per request and keep the event loop spinning while they wait. Nothing is ever sent
+twice here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+import aiohttp
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as open_socket
+from websockets.exceptions import WebSocketException
+
+from arbgym.live.terms import Clock, Endpoint, Refused, Unknown
+
+_BATCH = 100  # requests in one HTTP post: what the stricter providers take
+_MOST_BYTES = 64 * 2**20  # of one message
+_SHOWN = 300  # characters of a node's words that are kept
+_JSON = {"Content-Type": "application/json"}
+
+Call = tuple[str, Sequence[Any]]
+
+
+class LocatedEndpoint(Endpoint, Protocol):
+    """An endpoint that can say where it is."""
+
+    @property
+    def location(self) -> str:
+        """Scheme and host; the rest of an address often holds a key."""
+
+
+def connect(url: str, *, timeout_s: float, clock: Clock, poll_s: float = 0.25) -> LocatedEndpoint:
+    """The node at ``url`` (http, https, ws or wss); connected at the first request.
+
+    ``timeout_s``: of one request. ``poll_s``: how often to ask for a new head where the node cannot tell of it (HTTP). Raises
+    ValueError, without the address, for one that is none.
+    """
+    for name, value in (("timeout_s", timeout_s), ("poll_s", poll_s)):
+        if not 0.0 < value < float("inf"):
+            raise ValueError(f"{name} = {value}; accepted is a positive number of seconds")
+    try:
+        parts = urlsplit(url)
+        known = parts.hostname is not None and parts.scheme in ("http", "https", "ws", "wss") and (parts.port or 1) > 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ValueError("url: no node's address; accepted is http://, https://, ws:// or wss://, a host, and what follows it")
+    if parts.scheme in ("http", "https"):
+        return HttpEndpoint(url, timeout_s, clock, poll_s)
+    return SocketEndpoint(url, timeout_s)
+
+
+class _Words:
+    """The address, and a node's own words without what is secret in it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        self.location = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+        found = {parts.username, parts.password, *parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))}
+        self._secrets = sorted((part for part in found if part and len(part) >= 8), key=len, reverse=True)
+
+    def cleaned(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text[:_SHOWN]
+
+
+def _load(method: str, text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unknown(method, "malformed", "not JSON") from error
+
+
+def _result(method: str, answer: Any, identity: int, words: _Words) -> Any:
+    """The result within one JSON-RPC answer."""
+    if not isinstance(answer, dict):
+        raise Unknown(method, "malformed", f"a JSON {type(answer).__name__} for an answer")
+    error = answer.get("error")
+    if error is not None:
+        code, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, None)
+        if type(code) is not int or not isinstance(message, str):
+            raise Unknown(method, "malformed", "an error without code and message")
+        if answer.get("id") != identity:  # nobody says that it is this request which was refused
+            raise Unknown(method, "malformed", f"an error for request {answer.get('id')!r}"[:_SHOWN])
+        data = error.get("data")
+        if isinstance(data, dict):  # some nodes wrap a revert's data once more
+            data = data.get("data")
+        raise Refused(method, code, words.cleaned(message), data if isinstance(data, str) else "")
+    if type(answer.get("id")) is not int or answer["id"] != identity:
+        raise Unknown(method, "malformed", f"an answer to request {answer.get('id')!r}"[:_SHOWN])
+    if "result" not in answer:
+        raise Unknown(method, "malformed", "neither result nor error")
+    return answer["result"]
+
+
+class HttpEndpoint:
+    """A node over HTTP; new heads by asking for them."""
+
+    def __init__(self, url: str, timeout_s: float, clock: Clock, poll_s: float) -> None:
+        self._url, self._clock, self._poll_s = url, clock, poll_s
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._words = _Words(url)
+        self._session: aiohttp.ClientSession | None = None
+        self._count = 0
+        self._last_head: object = None
+
+    def __repr__(self) -> str:
+        return f"HttpEndpoint({self.location})"
+
+    @property
+    def location(self) -> str:
+        """Scheme and host."""
+        return self._words.location
+
+    async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+        """The result. Raises Refused and Unknown."""
+        call = self._call(method, parameters)
+        return _result(method, await self._post(method, call), call["id"], self._words)
+
+    async def batch(self, calls: Sequence[Call]) -> list[Any]:
+        """Results of several requests, in their order; one post per 100. Raises Refused and Unknown."""
+        found: list[Any] = []
+        for start in range(0, len(calls), _BATCH):
+            asked = [self._call(method, parameters) for method, parameters in calls[start : start + _BATCH]]
+            answers = await self._post(asked[0]["method"], asked)
+            if not isinstance(answers, list):  # one error for the whole batch
+                _result(asked[0]["method"], answers, asked[0]["id"], self._words)
+                raise Unknown(asked[0]["method"], "malformed", "one answer to a batch")
+            by_identity = {one.get("id"): one for one in answers if isinstance(one, dict) and type(one.get("id")) is int}
+            if len(answers) != len(asked) or len(by_identity) != len(asked):
+                raise Unknown(asked[0]["method"], "malformed", f"{len(by_identity)} answers to a batch of {len(asked)}")
+            found += [_result(one["method"], by_identity.get(one["id"]), one["id"], self._words) for one in asked]
+        return found
+
+    async def next_head(self, timeout_s: float) -> dict[str, Any]:
+        """The newest header, once it is another than last time. Raises Refused and Unknown."""
+        until = self._clock.monotonic() + timeout_s
+        while True:
+            head = await self.request("eth_getBlockByNumber", ["latest", False])
+            if not isinstance(head, dict):
+                raise Unknown("eth_getBlockByNumber", "malformed", "no header")
+            if head.get("hash") != self._last_head:
+                self._last_head = head.get("hash")
+                return head
+            if self._clock.monotonic() + self._poll_s > until:
+                raise Unknown("next_head", "timeout", f"no new head in {timeout_s:g} s")
+            await self._clock.sleep(self._poll_s)
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _call(self, method: str, parameters: Sequence[Any]) -> dict[str, Any]:
+        self._count += 1
+        return {"jsonrpc": "2.0", "id": self._count, "method": method, "params": list(parameters)}
+
+    async def _post(self, method: str, asked: Any) -> Any:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=_JSON)
+        try:
+            async with self._session.post(self._url, data=json.dumps(asked), allow_redirects=False) as answer:
+                status = answer.status
+                if status == HTTPStatus.TOO_MANY_REQUESTS:
+                    raise Unknown(method, "rate_limited", f"HTTP {status}")
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    raise Unknown(method, "server", f"HTTP {status}")
+                body = await _read(answer)
+        except TimeoutError as error:
+            raise Unknown(method, "timeout", f"no answer in {self._timeout.total:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # the error's words may hold the address: not repeated
+            raise Unknown(method, "connection", type(error).__name__) from None
+        try:
+            return _load(method, body)
+        except Unknown:
+            if status == HTTPStatus.OK:
+                raise
+            raise Unknown(method, "malformed", f"HTTP {status}") from None
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    parts, size = [], 0
+    async for part in answer.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise ValueError("too long")
+    return b"".join(parts)
+
+
+class SocketEndpoint:
+    """A node over WebSocket; new heads by subscription. A lost connection is opened again by the next request."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._url, self._timeout_s = url, timeout_s
+        self._words = _Words(url)
+        self._socket: ClientConnection | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._opening = asyncio.Lock()
+        self._waiting: dict[int, tuple[str, asyncio.Future[Any]]] = {}
+        self._count = 0
+        self._subscription: str | None = None
+        self._newest: dict[str, Any] | None = None
+        self._told = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"SocketEndpoint({self.location})"
+
+    @property
+    def location(self) -> str:
+        """Scheme and host."""
+        return self._words.location
+
+    async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+        """The result. Raises Refused and Unknown."""
+        return (await self.batch([(method, parameters)]))[0]
+
+    async def batch(self, calls: Sequence[Call]) -> list[Any]:
+        """Results of several requests, sent at once, in their order. Raises Refused and Unknown."""
+        if not calls:
+            return []
+        identities: list[int] = []
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                socket = await self._open(calls[0][0])
+                futures = []
+                for method, parameters in calls:
+                    self._count += 1
+                    identities.append(self._count)
+                    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                    self._waiting[self._count] = (method, future)
+                    futures.append(future)
+                    asked = {"jsonrpc": "2.0", "id": self._count, "method": method, "params": list(parameters)}
+                    await socket.send(json.dumps(asked))
+                answers = await asyncio.gather(*futures, return_exceptions=True)
+        except TimeoutError as error:
+            raise Unknown(calls[0][0], "timeout", f"no answer in {self._timeout_s:g} s") from error
+        except (WebSocketException, OSError) as error:
+            raise Unknown(calls[0][0], "connection", type(error).__name__) from None
+        finally:
+            for identity in identities:
+                _, future = self._waiting.pop(identity)
+                future.cancel()
+        lost = next((one for one in answers if isinstance(one, Unknown)), None)
+        if lost is not None:
+            raise lost
+        return [
+            _result(call[0], one, identity, self._words) for call, one, identity in zip(calls, answers, identities, strict=True)
+        ]
+
+    async def next_head(self, timeout_s: float) -> dict[str, Any]:
+        """The newest header that the node told of since last time. Raises Refused and Unknown."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                if self._subscription is None or self._listener is None or self._listener.done():
+                    self._subscription = None
+                    told = await self.request("eth_subscribe", ["newHeads"])
+                    if not isinstance(told, str):
+                        raise Unknown("eth_subscribe", "malformed", "no subscription")
+                    self._subscription = told
+                    # what was mined before it is not told of
+                    newest = await self.request("eth_getBlockByNumber", ["latest", False])
+                    if not isinstance(newest, dict):
+                        raise Unknown("eth_getBlockByNumber", "malformed", "no header")
+                    self._newest = self._newest or newest
+                while self._newest is None:
+                    if self._listener is None or self._listener.done():
+                        raise Unknown("next_head", "connection", "lost")
+                    self._told.clear()
+                    await self._told.wait()
+        except TimeoutError as error:
+            raise Unknown("next_head", "timeout", f"no new head in {timeout_s:g} s") from error
+        head, self._newest = self._newest, None
+        return head
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._socket is not None:
+            await self._socket.close()
+        if self._listener is not None:
+            await asyncio.gather(self._listener, return_exceptions=True)
+
+    async def _open(self, method: str) -> ClientConnection:
+        async with self._opening:
+            if self._socket is None or self._listener is None or self._listener.done():
+                self._subscription = self._newest = None
+                try:
+                    self._socket = await open_socket(self._url, max_size=_MOST_BYTES, open_timeout=self._timeout_s, proxy=None)
+                except (WebSocketException, OSError, ValueError) as error:
+                    if isinstance(error, TimeoutError):
+                        raise
+                    raise Unknown(method, "connection", type(error).__name__) from None
+                self._listener = asyncio.create_task(self._listen(self._socket))
+            return self._socket
+
+    async def _listen(self, socket: ClientConnection) -> None:
+        """Hand each message to who waits for it, until the connection ends or says what is no JSON."""
+        kind, detail = "connection", "lost"
+        try:
+            async for message in socket:
+                self._hand_out(_load("message", message))
+        except Unknown as error:
+            kind, detail = error.kind, error.detail
+            await socket.close()
+        except (WebSocketException, OSError) as error:
+            detail = type(error).__name__
+        finally:
+            for method, future in self._waiting.values():
+                if not future.done():
+                    future.set_exception(Unknown(method, kind, detail))
+            self._told.set()
+
+    def _hand_out(self, message: Any) -> None:
+        if not isinstance(message, dict):
+            raise Unknown("message", "malformed", f"a JSON {type(message).__name__}")
+        if message.get("method") == "eth_subscription":
+            told = message.get("params")
+            if (
+                isinstance(told, dict)
+                and isinstance(told.get("result"), dict)
+                and self._subscription in (None, told.get("subscription"))
+            ):
+                self._newest = told["result"]
+                self._told.set()
+            return
+        identity = message.get("id")
+        if type(identity) is int and identity in self._waiting:  # else: an answer that nobody waits for any more
+            future = self._waiting[identity][1]
+            if not future.done():
+                future.set_result(message)
