@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import deque
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
 
@@ -61,7 +61,7 @@ _SEVERITY = {GateState.ACTIVE: 0, GateState.REDUCING: 1, GateState.HALTED: 2}
 
 
 class Store(Protocol):
-    """Where the gate's state survives a restart; values are what JSON can hold."""
+    """Where the gate's state survives a restart; values are what JSON can hold, tuples as lists."""
 
     def get(self, name: str) -> dict[str, Any] | None:
         """What was put last under this name, or None."""
@@ -149,6 +149,9 @@ class _Totals:
         above, count = 1.0 + self.successes, 2.0 + self.successes + self.failures
         mean = above / count
         return max(mean - math.sqrt(mean * (1.0 - mean) / (count + 1.0)), 0.0)
+
+
+_TOTALS = tuple(field.name for field in fields(_Totals))
 
 
 class RiskGate:
@@ -258,11 +261,12 @@ class RiskGate:
                 return _refused("max_leverage", leverage, f"at most {limits.max_leverage:g}")
 
         # what may be lost from here
-        worst = order.worst_cost_eth + open_stake_wei / _WEI
+        worst_wei = _wei(order.worst_cost_eth) + open_stake_wei
+        worst = worst_wei / _WEI
         day_net, day_gas = self._day_eth(now)
         if worst - day_net > limits.max_daily_loss_eth:
             return _refused("max_daily_loss_eth", worst - day_net, f"at most {limits.max_daily_loss_eth:g}")
-        drawdown = 1.0 - (equity - worst) * _WEI / totals.peak_wei
+        drawdown = (totals.peak_wei - totals.equity_wei + worst_wei) / totals.peak_wei
         if drawdown > limits.max_drawdown:
             return _refused("max_drawdown", drawdown, f"at most {limits.max_drawdown:g}")
 
@@ -300,7 +304,7 @@ class RiskGate:
         self._sent_s.append(now)
         change = 0 if order.flash else _wei(order.notional_eth)
         self._open[order.key] = _Open(_wei(order.worst_cost_eth), -change if order.reduces_exposure else change, now)
-        self._add_up()
+        self._add_up_open()
         self._put()
 
     def record(self, outcome: Outcome, profit_eth: float) -> None:
@@ -391,7 +395,7 @@ class RiskGate:
     @property
     def drawdown(self) -> float:
         """Share of the highest equity that is lost."""
-        return 1.0 - self._totals.equity_wei / self._totals.peak_wei
+        return (self._totals.peak_wei - self._totals.equity_wei) / self._totals.peak_wei
 
     @property
     def success_rate(self) -> float:
@@ -454,6 +458,9 @@ class RiskGate:
         for entry in self._entries:
             self._totals.add(entry)
         self._success_rate = self._totals.success_rate
+        self._add_up_open()
+
+    def _add_up_open(self) -> None:
         self._open_stake_wei = sum(order.stake_wei for order in self._open.values())
         self._open_exposure_wei = sum(max(order.exposure_wei, 0) for order in self._open.values())
 
@@ -481,9 +488,9 @@ class RiskGate:
             "state": self.state.value,
             "reason": self.reason,
             "given_wei": self._given_wei,
-            "base": asdict(self._base),
-            "entries": [[*entry[:-1], None if entry.order is None else list(entry.order)] for entry in self._entries],
-            "open": {key: list(order) for key, order in self._open.items()},
+            "base": {name: getattr(self._base, name) for name in _TOTALS},
+            "entries": list(self._entries),
+            "open": dict(self._open),
             "sent_s": list(self._sent_s),
             "held": {name: getattr(self.limits, name) for name in waiting},
         }
@@ -498,7 +505,7 @@ class RiskGate:
             if kept["version"] != _VERSION:
                 raise ValueError("version")
             self.state, self.reason = GateState(kept["state"]), str(kept["reason"])
-            self._base = _Totals(**{field.name: kept["base"][field.name] for field in fields(_Totals)})
+            self._base = _Totals(**{name: kept["base"][name] for name in _TOTALS})
             self._entries = [_read_entry(entry) for entry in kept["entries"]]
             self._open = {key: _Open(*order) for key, order in kept["open"].items()}
             self._sent_s = deque(float(time_s) for time_s in kept["sent_s"])

@@ -337,8 +337,8 @@ def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
     try:
         return source()
     except SourceError as error:
-        field = re.search(r'field "(\w+)"', str(error))
-        problem = f"environment: {field.group(1) if field else 'a section'} is not JSON; accepted is JSON for lists and tables"
+        named = re.search(r'field "(\w+)"', str(error))
+        problem = f"environment: {named.group(1) if named else 'a section'} is not JSON; accepted is JSON for lists and tables"
     except RecursionError:
         problem = "environment: nested too deeply; accepted is what example.toml has"
     raise SettingsError(problem)
