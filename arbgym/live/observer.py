@@ -27,7 +27,6 @@ from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import FLASH_SWAPS
 from arbgym.market.tape import LEAST_ROWS, POOLS, Tape, TapePool
 from arbgym.policy import Policy, PolicyError
-from arbgym.spec import Encoding
 
 REORG_DEPTH = 12  # blocks that can be taken back
 _LONGEST_GAP = 64  # block times without a block after which the history starts anew
@@ -83,8 +82,9 @@ def tape_pools(watched: Sequence[WatchedPool]) -> tuple[TapePool, ...]:
     return tuple(TapePool(pool.name, pool.kind, float(pool.fee_ppm)) for pool in watched)
 
 
-def live_config(definition: Definition, environment: Mapping[str, Any]) -> Any:
-    """The configuration in a manifest's section ``environment``, with lenders that open and close by the chain alone.
+def live_config(definition: Definition, environment: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """The configuration in a manifest's section ``environment``, with lenders that open and close by the chain alone, and with
+    ``changes`` to its ``Chain``.
 
     Raises PolicyError for one that the environment would not accept.
     """
@@ -93,7 +93,7 @@ def live_config(definition: Definition, environment: Mapping[str, Any]) -> Any:
         config = TypeAdapter(kind).validate_python(dict(environment["config"]))
     except (ValidationError, ValueError) as error:
         raise PolicyError(f"manifest.json: environment.config: {error}") from error
-    return replace(config, lender_close_probability=0.0)
+    return replace(config, lender_close_probability=0.0, chain=replace(config.chain, **changes))
 
 
 def _replay_world(definition: Definition, config: Any, watched: Sequence[WatchedPool], rows: NDArray[np.float64]) -> Any:
@@ -113,18 +113,28 @@ class Observer:
     ``advance`` takes each block once, in order, and returns the observation; after a reorganisation it goes back to the fork by
     itself (``ChainView.reorg_depth``) and takes the blocks that replaced the others. A session, as an episode in the environment,
     has ``episode_blocks`` blocks; the next one starts on its last.
+
+    ``lenders`` names those of ``lenders_raw``; flash swaps need no name, others are closed. ``changes`` are the chain's own facts
+    (block time, the coin's price) in the place of the policy's configuration.
     """
 
-    def __init__(self, policy: Policy, watched: Sequence[WatchedPool], encoding: Encoding | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        watched: Sequence[WatchedPool],
+        lenders: Sequence[str] = (),
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
         definition = policy.definition
-        self.config = live_config(definition, policy.manifest["environment"])
+        self.config = live_config(definition, policy.manifest["environment"], changes or {})
         self.watched = tuple(watched)
         self._rows = np.zeros((2, POOLS + 3 * len(watched)))
         world = _replay_world(definition, self.config, watched, self._rows)
-        self.follower = Follower(definition, world, encoding or policy.encoding)
+        self.follower = Follower(definition, world, policy.encoding)
         self._told = {name: place for place, name in enumerate(definition.told)}
         self._limits = np.array([lender.limit_quote for lender in self.config.lenders])
         self._open = {lender.name for lender in FLASH_SWAPS}
+        self._holds = {name: place for place, name in enumerate(lenders)}
         self._earlier: deque[tuple[int, NDArray[np.void], NDArray[np.float64], int]] = deque(maxlen=REORG_DEPTH + 2)
         self._time: int | None = None
         self._ends = np.array([f.high if f.high > 1.0 else np.inf for f in definition.observation], dtype=np.float32)
@@ -197,5 +207,7 @@ class Observer:
             values[self._told["rival_count"]] = len(shares)
         unit = 10.0 ** self.watched[0].quote_decimals
         for k, lender in enumerate(self.config.lenders):
-            held = self._limits[k] if lender.name in self._open else view.lenders_raw[k] / unit
+            held = self._limits[k] if lender.name in self._open else 0.0
+            if lender.name in self._holds:
+                held = view.lenders_raw[self._holds[lender.name]] / unit
             values[self._told[f"lender_{k}"]] = min(held, self._limits[k])

@@ -19,7 +19,7 @@ from arbgym.market.lender import AAVE, aave_premium_raw
 _NEIGHBOURS = 2  # integer sizes tried on either side of the closed-form optimum: profit is flat there
 _LIFE_BLOCKS = {"private": 1, "public": 2}  # a bundle names its block; a public transaction may be a block late
 _BASE_FEE_HEADROOM = 1.27  # two full blocks raise the base fee by 26.6 %
-_GAS_HEADROOM = 1.5  # gas limit over the environment's estimate: fresh ticks and first-time holders cost more
+_FRESH_SLOTS = 1.5  # gas over the environment's estimate where ticks and holders are met for the first time
 WEI = 1e18
 
 
@@ -88,11 +88,13 @@ class Planner:
         executor: str,
         lenders: dict[str, str],
         maximum_fee_wei: int,
+        gas_margin: float = 1.2,
     ) -> None:
         self._observer = observer
         self._watched: Sequence[WatchedPool] = observer.watched
         self._identity = {"chain_id": chain_id, "policy": policy_sha256}
         self._executor, self._lenders, self._maximum_fee_wei = executor, lenders, maximum_fee_wei
+        self._gas_margin = gas_margin
         self._fees_bps = {lender.name: lender.fee_bps for lender in observer.config.lenders}
         self._places = {lender.name: k for k, lender in enumerate(observer.config.lenders)}
 
@@ -152,7 +154,7 @@ class Planner:
             channel=decision.channel,
             to=self._executor,
             data=data,
-            gas_limit=int(decision.gas_used * _GAS_HEADROOM),
+            gas_limit=int(decision.gas_used * _FRESH_SLOTS * self._gas_margin),
             max_fee_wei=max_fee,
             priority_fee_wei=priority_fee,
         )

@@ -393,6 +393,11 @@ class RiskGate:
         return self._totals.equity_wei / _WEI
 
     @property
+    def exposure_eth(self) -> float:
+        """Open inventory, with what orders on their way add to it."""
+        return (self._totals.exposure_wei + self._open_exposure_wei) / _WEI
+
+    @property
     def drawdown(self) -> float:
         """Share of the highest equity that is lost."""
         return (self._totals.peak_wei - self._totals.equity_wei) / self._totals.peak_wei

@@ -1,8 +1,8 @@
 """The runner: block by block from the feed to the sender. What it is made of comes from outside, so that a test can script it.
 
 One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, simulate the very transaction, tell
-the gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step fails; what may heal is asked again, and
-what cannot be true ends the run (``Stopped``), because an operator has to look.
+the gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step fails; what may heal is asked again,
+and what cannot be true ends the run (``Stopped``), because an operator has to look.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow
 from arbgym.live.tally import Tally
 from arbgym.live.terms import (
     ChainView,
+    Channel,
     Clock,
     EndOfFeed,
     Feed,
@@ -69,7 +70,10 @@ class Parts:
     metrics: Metrics
     tally: Tally
     expires_at_s: float
+    channels: frozenset[Channel] = frozenset(("private", "public"))  # ways that there are to send
     simulate: Simulate | None = None
+    open_intent: Callable[[], str | None] = lambda: None
+    next_nonce: Callable[[], int | None] = lambda: None
     each_block: list[Callable[[ChainView], None]] = field(default_factory=list)  # a recorder, the limits' file, a clock
 
 
@@ -220,6 +224,8 @@ class Runner:
             parts.gate.halt("the policy expired")
         if parts.sender.busy:
             return "another intent is open", ""
+        if decision.channel not in parts.channels:
+            return f"no way to send {decision.channel} transactions", ""
         made = parts.planner.plan(decision, view)
         if isinstance(made, str):
             return made, ""

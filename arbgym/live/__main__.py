@@ -1,0 +1,180 @@
+"""``python -m arbgym.live POLICY_DIR --config FILE``: run an exported policy on a chain. Dry-run unless ``--live`` is given.
+
+    python -m arbgym.live runs/ppo_flash/.../policy --config live.toml --rpc ws://127.0.0.1:8545
+    python -m arbgym.live runs/ppo_flash/.../policy --replay blocks.jsonl.gz
+    python -m arbgym.live runs/ppo_flash/.../policy --config live.toml --live
+    python -m arbgym.live --example > live.toml
+
+Stops: Ctrl-C or SIGTERM end the run after the block at hand; SIGUSR1, the kill file or the status page stop all sending, also
+after a restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from arbgym.live.assemble import Assembled, Options, assembled
+from arbgym.live.logs import Redactor, log_loop_errors, start_logging
+from arbgym.live.recording import read_header
+from arbgym.live.runner import Stopped
+from arbgym.live.settings import Settings, example, load
+from arbgym.live.terms import LiveError
+from arbgym.policy import PolicyError
+
+REFUSED, STOPPED = 2, 3
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m arbgym.live",
+        description="Run an exported policy on a chain: dry-run unless --live is given.",
+        epilog="Exit status: 0 ended as told, 2 refused to start, 3 stopped because an operator has to look.",
+    )
+    add = parser.add_argument
+    add("policy", type=Path, nargs="?", help="directory with policy.onnx and manifest.json")
+    add("--config", type=Path, help="settings, TOML (--example prints an annotated one)")
+    add("--rpc", help="the node: http(s):// or ws(s)://, in the place of chain.rpc")
+    add("--live", action="store_true", help="sign and send; without it nothing leaves the process")
+    add("--replay", type=Path, metavar="PATH", help="blocks recorded with --record, in the place of a node")
+    add("--record", type=Path, metavar="PATH", help="write every block to a new file (.jsonl or .jsonl.gz)")
+    add("--blocks", type=int, help="end after this many blocks")
+    add("--backend", choices=("numpy", "onnxruntime"), default="numpy", help="who computes the network; both decide alike")
+    add("--profile", choices=("conservative", "balanced", "aggressive"), help="risk profile, in the place of risk.profile")
+    add("--journal", type=Path, help="in the place of journal.path; a dry run's file is named after it")
+    add("--port", type=int, help="of the status page, in the place of status.port")
+    add("--terminal", action="store_true", help="show the status in this terminal; logs then want log.path")
+    add("--example", action="store_true", help="print annotated settings and end")
+    return parser
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for section, field, value in (
+        ("chain", "rpc", arguments.rpc),
+        ("risk", "profile", arguments.profile),
+        ("journal", "path", arguments.journal),
+        ("status", "port", arguments.port),
+    ):
+        if value is not None:
+            found.setdefault(section, {})[field] = value
+    if arguments.replay is not None and arguments.config is None:  # a recording says what was watched
+        header = read_header(arguments.replay)
+        found.setdefault("chain", {}).setdefault("rpc", "http://127.0.0.1:8545")
+        found["chain"]["chain_id"] = header.chain_id
+        found["pair"] = {"base": header.pools[0].base, "quote": header.pools[0].quote}
+        found["pools"] = [{"name": pool.name, "address": pool.address, "fee_ppm": pool.fee_ppm} for pool in header.pools]
+    return found
+
+
+async def _run(options: Options, redactor: Redactor, blocks: int | None, terminal: bool) -> int:
+    loop = asyncio.get_running_loop()
+    log_loop_errors(loop)
+    async with assembled(options, redactor) as made:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, made.runner.stop)
+        loop.add_signal_handler(signal.SIGUSR1, _kill, made)
+        watchers = await _watchers(made, options.settings, redactor, terminal)
+        try:
+            return await made.runner.run(blocks)
+        finally:
+            for close in watchers:
+                await close()
+
+
+def _kill(made: Assembled) -> None:
+    log = structlog.get_logger("arbgym.live")
+    try:
+        made.control.kill("SIGUSR1")
+    except LiveError as error:
+        log.error("kill switch", reason=str(error))
+    log.warning("kill switch engaged", by="SIGUSR1")
+
+
+async def _watchers(made: Assembled, settings: Settings, redactor: Redactor, terminal: bool) -> list[Any]:
+    """Start what shows the runner; returns what closes it again. Web server and terminal are imported only when asked for."""
+    closing: list[Any] = []
+    log = structlog.get_logger("arbgym.live")
+    if settings.metrics.port:
+        exporter = made.metrics.export(settings.metrics.port)
+
+        async def close_exporter() -> None:
+            exporter.close()
+
+        closing.append(close_exporter)
+        log.info("metrics", url=exporter.url)
+    if settings.status.port:
+        from arbgym.live.status import build_app, serve
+
+        token = settings.status.control_token if settings.status.control_token.get_secret_value() else None
+        app = build_app(made.control, token, made.metrics.registry, redactor, hosts=[settings.status.host])
+        server = await serve(app, settings.status.host, settings.status.port)
+        closing.append(server.close)
+        log.info("status page", url=server.url, control=token is not None)
+    if terminal:
+        from arbgym.live.terminal import watch
+
+        task = asyncio.create_task(watch(made.control, made.runner.parts.clock))
+
+        async def end_terminal() -> None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        closing.append(end_terminal)
+    return closing
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Run; the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(given)
+    if arguments.example:
+        print(example(), end="")
+        return 0
+    if arguments.policy is None:
+        parser.error("a policy directory is missing; accepted is one with policy.onnx and manifest.json")
+    if arguments.live and arguments.replay is not None:
+        parser.error("--live and --replay: both are given; accepted is one of them")
+    if arguments.blocks is not None and arguments.blocks < 1:
+        parser.error(f"--blocks {arguments.blocks}: accepted is 1 or more")
+    redactor = Redactor()
+    if arguments.rpc is not None:
+        redactor.add_url(arguments.rpc)
+    logging = None
+    try:
+        overrides = _overrides(arguments)
+        settings = load(arguments.config, overrides)
+        logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)
+        options = Options(
+            policy=arguments.policy,
+            settings=settings,
+            settings_file=arguments.config,
+            overrides=overrides,
+            live=arguments.live,
+            replay=arguments.replay,
+            record=arguments.record,
+            backend=arguments.backend,
+        )
+        blocks = asyncio.run(_run(options, redactor, arguments.blocks, arguments.terminal))
+        structlog.get_logger("arbgym.live").info("ended", blocks=blocks)
+    except Stopped as error:
+        print(f"stopped: {redactor.text(str(error))}", file=sys.stderr)
+        return STOPPED
+    except (LiveError, PolicyError, OSError) as error:
+        print(f"refused: {redactor.text(str(error))}", file=sys.stderr)
+        return REFUSED
+    finally:
+        if logging is not None:
+            logging.close()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,412 @@
+"""Puts a runner together from what it is told: a policy directory, settings, and where blocks come from."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from arbgym.live.calls import selector
+from arbgym.live.channels import PublicChannel, RelayChannel, SendingChannel
+from arbgym.live.clock import SystemClock
+from arbgym.live.control import Control
+from arbgym.live.decision import Decider
+from arbgym.live.dry import DrySender
+from arbgym.live.endpoint import connect
+from arbgym.live.executor import artefact, runtime_code, simulate
+from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
+from arbgym.live.journal import Journal
+from arbgym.live.kill import KillSwitch
+from arbgym.live.logs import Redactor
+from arbgym.live.metrics import Metrics
+from arbgym.live.observer import Observer
+from arbgym.live.planning import Planner
+from arbgym.live.recording import RecordedFeed, Recorder, RecordingHeader
+from arbgym.live.reference import FileReference, PoolReference, ReferenceSource, RestReference, StreamReference
+from arbgym.live.reload import LimitsFile
+from arbgym.live.risk import RiskGate
+from arbgym.live.runner import Parts, Runner
+from arbgym.live.sender import LiveSender
+from arbgym.live.settings import Settings
+from arbgym.live.signer import load_signer
+from arbgym.live.snapshot import Mode, PolicyRow
+from arbgym.live.tally import Tally
+from arbgym.live.terms import (
+    ChainView,
+    Channel,
+    Clock,
+    Endpoint,
+    Feed,
+    LiveError,
+    Plan,
+    Refused,
+    Sender,
+    Unknown,
+    WatchedPool,
+)
+from arbgym.market.lender import AAVE
+from arbgym.policy import Backend, Policy, PolicyError, load
+
+RUNS_LIVE = ("ArbFlash-v0",)
+NOBODY = "0x000000000000000000000000000000000000dead"  # pays gas in a dry run without an account
+NOWHERE = "0x00000000000000000000000000000000a4b6e200"  # where a dry run without a contract pretends that it stands
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one run is to do."""
+
+    policy: Path
+    settings: Settings
+    settings_file: Path | None = None
+    overrides: dict[str, Any] | None = None
+    live: bool = False
+    replay: Path | None = None
+    record: Path | None = None
+    backend: Backend = "numpy"
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A runner and what shows it."""
+
+    runner: Runner
+    control: Control
+    metrics: Metrics
+
+
+class ReplayClock:
+    """Time as it was: each block's own."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def now(self) -> float:
+        """When the newest block was made."""
+        return self._now_s
+
+    def monotonic(self) -> float:
+        """The same: recorded time has no other."""
+        return self._now_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Nothing to wait for in a recording."""
+
+    def take(self, view: ChainView) -> None:
+        """Go on to a block's time."""
+        self._now_s = max(self._now_s, float(view.head.timestamp))
+
+
+class MeteredEndpoint:
+    """An endpoint whose requests and failures are counted."""
+
+    def __init__(self, endpoint: Endpoint, metrics: Metrics) -> None:
+        self._endpoint, self._metrics = endpoint, metrics
+
+    async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+        """As the endpoint's."""
+        return await self._counted(method, lambda: self._endpoint.request(method, parameters))
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """As the endpoint's; counted as one request by the name of its first."""
+        found: list[Any] = await self._counted(calls[0][0] if calls else "batch", lambda: self._endpoint.batch(calls))
+        return found
+
+    async def next_head(self, timeout_s: float) -> dict[str, Any]:
+        """As the endpoint's."""
+        return await self._endpoint.next_head(timeout_s)
+
+    async def close(self) -> None:
+        """As the endpoint's."""
+        await self._endpoint.close()
+
+    async def _counted(self, method: str, ask: Callable[[], Any]) -> Any:
+        try:
+            answer = await ask()
+        except Refused:
+            self._metrics.rpc(method, "refused")
+            raise
+        except Unknown as unknown:
+            self._metrics.rpc(method, unknown.kind)
+            raise
+        self._metrics.rpc(method)
+        return answer
+
+
+def load_policy(directory: Path, backend: Backend) -> Policy:
+    """A verified policy of an environment that the runner knows how to carry out. Raises PolicyError."""
+    policy = load(directory, backend=backend)
+    if policy.definition.id not in RUNS_LIVE:
+        raise PolicyError(
+            f"environment.id = {policy.definition.id!r}; it loads and decides, but what runs live is {', '.join(RUNS_LIVE)}: "
+            "its trades end within one transaction"
+        )
+    return policy
+
+
+@asynccontextmanager
+async def assembled(options: Options, redactor: Redactor, clock: Clock | None = None) -> AsyncIterator[Assembled]:
+    """A runner ready to run; everything that was opened is closed at the end. Raises LiveError and PolicyError."""
+    settings, log = options.settings, structlog.get_logger("arbgym.live")
+    policy = load_policy(options.policy, options.backend)
+    async with AsyncExitStack() as stack:
+        replaying = ReplayClock() if options.replay is not None else None
+        clock = clock or replaying or SystemClock()
+        metrics = Metrics(clock, redactor)
+        each_block: list[Callable[[ChainView], None]] = [] if replaying is None else [replaying.take]
+        mode: Mode = "replay" if replaying is not None else "live" if options.live else "dry-run"
+        signer = load_signer(settings.keystore.path) if mode == "live" else None
+        if signer is not None:
+            for secret in signer.canaries():
+                redactor.add(secret)
+        endpoint: Endpoint | None = None
+        account = NOBODY
+        if options.replay is not None:
+            recorded = RecordedFeed(options.replay)
+            feed: Feed = recorded
+            pools, lenders, chain_id = recorded.header.pools, recorded.header.lenders, recorded.header.chain_id
+        else:
+            url = settings.chain.rpc.get_secret_value()
+            redactor.add_url(url)
+            endpoint = MeteredEndpoint(connect(url, timeout_s=settings.chain.head_timeout_s, clock=clock), metrics)
+            stack.push_async_callback(endpoint.close)
+            chain_id = settings.chain.chain_id
+            await _require_chain(endpoint, chain_id)
+            pools = await _pools(endpoint, settings)
+            lenders = await _lenders(endpoint, settings)
+            account = await _account(endpoint, settings, None if signer is None else signer.address)
+            feed = ChainFeed(
+                endpoint,
+                clock,
+                chain_id=chain_id,
+                pools=pools,
+                lenders=lenders,
+                account=None if account == NOBODY else account,
+                reference=_reference(settings, clock, pools, redactor, log),
+                coin="base",
+                head_timeout_s=settings.chain.head_timeout_s,
+            )
+        stack.push_async_callback(feed.close)
+        if options.record is not None:
+            recorder = Recorder(options.record, RecordingHeader(chain_id, tuple(pools), tuple(lenders)))
+            stack.callback(recorder.close)
+            each_block.append(recorder.write)
+
+        observer = Observer(policy, pools, lenders=[lender.name for lender in lenders], changes=_world(settings, mode))
+        _warn_of_another_world(observer, log)
+        journal_path = _journal_path(settings.journal.path, mode, stack)
+        journal = Journal(journal_path, clock)
+        kill = KillSwitch(settings.risk.kill_file)
+        gate = RiskGate(settings.limits, clock, journal, settings.risk.equity_eth, kill)
+        if options.settings_file is not None and mode != "replay":
+            limits = LimitsFile(options.settings_file, settings, gate, options.overrides)
+            each_block.append(lambda view: _say_reloaded(limits, log))
+        sender: Sender
+        channels: dict[Channel, SendingChannel] = {}
+        if signer is not None and endpoint is not None:
+            channels["public"] = PublicChannel(endpoint)
+            relay = settings.relay.url.get_secret_value()
+            if relay:
+                redactor.add_url(relay)
+                channels["private"] = RelayChannel(relay)
+            sender = LiveSender(
+                endpoint,
+                channels,
+                journal,
+                signer,
+                clock,
+                chain_id=chain_id,
+                quote_token=pools[0].quote,
+                maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
+                bump_percent=settings.fees.bump_percent,
+            )
+        else:
+            sender = DrySender(journal, clock)
+        stack.push_async_callback(sender.close)
+        manifest = policy.manifest
+        parts = Parts(
+            feed=feed,
+            observer=observer,
+            decider=Decider(policy, observer),
+            planner=Planner(
+                observer,
+                chain_id=chain_id,
+                policy_sha256=manifest["sha256"],
+                executor=settings.executor or NOWHERE,
+                lenders=dict(settings.lenders),
+                maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
+                gas_margin=1.0 + settings.fees.gas_limit_margin_percent / 100.0,
+            ),
+            gate=gate,
+            kill=kill,
+            sender=sender,
+            clock=clock,
+            metrics=metrics,
+            tally=Tally(pools[0].quote_decimals),
+            expires_at_s=datetime.fromisoformat(manifest["expires_at"]).timestamp(),
+            channels=frozenset(channels) if mode == "live" else frozenset(("private", "public")),
+            simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
+            each_block=each_block,
+            next_nonce=(lambda: journal.next_nonce if mode == "live" else None),
+            open_intent=lambda: next((intent.plan.key for intent in journal.open_intents()), None),
+        )
+        runner = Runner(parts)
+        row = PolicyRow(
+            id=options.policy.resolve().parent.name,
+            sha256=manifest["sha256"],
+            trained_steps=int(manifest["provenance"].get("steps", 0)),
+            expires_at_s=parts.expires_at_s,
+        )
+        symbols = ("base", "quote") if endpoint is None else await _symbols(endpoint, pools[0])
+        control = Control(runner, mode=mode, policy=row, symbols=symbols, chain_id=chain_id)
+        metrics.started(
+            version=control.snapshot().version,
+            mode=mode,
+            environment_id=policy.definition.id,
+            policy_id=row.id,
+            expires_at_s=parts.expires_at_s,
+        )
+        log.info("ready", mode=mode, policy=row.sha256[:12], chain_id=chain_id, pools=[pool.name for pool in pools])
+        yield Assembled(runner, control, metrics)
+
+
+# ---------------------------------------------------------------------------------------------------- from the settings
+async def _require_chain(endpoint: Endpoint, chain_id: int) -> None:
+    told = await endpoint.request("eth_chainId", [])
+    if not isinstance(told, str) or told.lower() != hex(chain_id):
+        raise LiveError(f"chain.chain_id = {chain_id}, the node says {str(told)[:20]}; accepted is the chain that is meant")
+
+
+async def _pools(endpoint: Endpoint, settings: Settings) -> tuple[WatchedPool, ...]:
+    found = []
+    for pool in settings.pools:
+        watched = await discover_pool(endpoint, pool.address, settings.pair.base, pool.name, pool.fee_ppm or 3_000)
+        if watched.quote != settings.pair.quote:
+            raise LiveError(f"pool {pool.name}: quote token {watched.quote}; accepted is pair.quote = {settings.pair.quote}")
+        found.append(watched)
+    return tuple(found)
+
+
+async def _lenders(endpoint: Endpoint, settings: Settings) -> tuple[WatchedLender, ...]:
+    """Where each lender's liquidity lies: with the contract itself, or, for Aave, with its token of the quote currency."""
+    found = []
+    for name, address in settings.lenders.items():
+        holder = address
+        if name == AAVE.name:
+            asked = selector("getReserveData(address)") + settings.pair.quote[2:].rjust(64, "0")
+            told = await endpoint.request("eth_call", [{"to": address, "data": asked}, "latest"])
+            holder = "0x" + str(told)[2 + 64 * 8 :][24:64]  # DataTypes.ReserveData: the ninth word is aTokenAddress
+        found.append(WatchedLender(name, "balance", holder))
+    return tuple(found)
+
+
+async def _account(endpoint: Endpoint, settings: Settings, signer: str | None) -> str:
+    """Who sends: the signer; in a dry run the executor's owner, or nobody. A live run needs an executor of the signer's own."""
+    if not settings.executor:
+        if signer is not None:
+            raise LiveError('executor = ""; accepted with --live is the contract that python -m arbgym.live.deploy has deployed')
+        return NOBODY
+    code = await endpoint.request("eth_getCode", [settings.executor, "latest"])
+    told = await endpoint.request("eth_call", [{"to": settings.executor, "data": selector("owner()")}, "latest"])
+    owner = "0x" + str(told)[-40:].lower() if isinstance(told, str) and len(told) == 66 else ""
+    if not owner or str(code).lower() != runtime_code(owner).lower():
+        raise LiveError(
+            f"executor = {settings.executor!r}: other code than ArbExecutor's (source sha256 "
+            f"{str(artefact()['source_sha256'])[:12]}); accepted is a contract that this version has deployed"
+        )
+    if signer is not None and signer.lower() != owner:
+        raise LiveError(f"executor = {settings.executor!r} belongs to {owner}; accepted is one of the signer's, {signer}")
+    return owner
+
+
+def _reference(settings: Settings, clock: Clock, pools: Sequence[WatchedPool], redactor: Redactor, log: Any) -> ReferenceSource:
+    told = settings.reference
+
+    def report(text: str) -> None:
+        log.warning("reference price", reason=text)
+
+    if told.kind in ("none", "pool"):
+        names = [pool.name for pool in pools]
+        return PoolReference(names.index(told.pool) if told.pool else 0)
+    if told.kind == "csv":
+        return FileReference(Path(told.path or ""), clock, report)
+    url = told.url.get_secret_value()
+    redactor.add_url(url)
+    if told.kind == "binance_rest":
+        return RestReference(f"{url}?symbol={told.symbol.upper()}", clock, report)
+    return StreamReference(f"{url}/{told.symbol.lower()}@bookTicker", clock, report)
+
+
+def _world(settings: Settings, mode: Mode) -> dict[str, Any]:
+    """What the chain, and not the policy's configuration, decides."""
+    if mode == "replay":
+        return {}
+    changes: dict[str, Any] = {"block_time_s": settings.chain.block_time_s}
+    if settings.pair.native_is_base:
+        changes["native_price_ratio"] = 1.0
+    elif settings.pair.native_price_ratio is not None:
+        changes["native_price_ratio"] = settings.pair.native_price_ratio
+    return changes
+
+
+def _warn_of_another_world(observer: Observer, log: Any) -> None:
+    """A policy runs on other pools than it was trained with, but somebody should know."""
+    trained = [(pool.kind, float(pool.fee_ppm)) for pool in observer.config.pools]
+    watched = [(pool.kind, float(pool.fee_ppm)) for pool in observer.watched]
+    if trained != watched:
+        log.warning("the policy was trained with other pools", trained=trained, watched=watched)
+
+
+def _journal_path(path: Path, mode: Mode, stack: AsyncExitStack) -> Path:
+    """A dry run has a journal of its own, beside the live one; a replay has one for its time only."""
+    if mode == "live":
+        return path
+    if mode == "dry-run":
+        return path.with_name(f"{path.stem}.dry-run{path.suffix}")
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arbgym-replay-"))) / path.name
+
+
+def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
+    def ask(plan: Plan) -> Any:
+        return simulate(
+            endpoint,
+            to=plan.to,
+            sender=account,
+            data=plan.data,
+            block=plan.block_number,
+            deployed=deployed,
+            gas_limit=plan.gas_limit,
+            max_fee_wei=plan.max_fee_wei,
+        )
+
+    return ask
+
+
+async def _symbols(endpoint: Endpoint, pool: WatchedPool) -> tuple[str, str]:
+    """(base, quote) as the tokens call themselves; a name is decoration, so what cannot be read is said plainly."""
+    names = []
+    for address, otherwise in ((pool.base, "base"), (pool.quote, "quote")):
+        try:
+            told = await endpoint.request("eth_call", [{"to": address, "data": selector("symbol()")}, "latest"])
+            held = bytes.fromhex(str(told)[2:])
+            text = (held[64 : 64 + int.from_bytes(held[32:64], "big")] if len(held) > 64 else held).rstrip(b"\0").decode()
+        except (LiveError, ValueError):
+            text = ""
+        names.append(text if text.isprintable() and 0 < len(text) <= 12 else otherwise)
+    return names[0], names[1]
+
+
+def _say_reloaded(limits: LimitsFile, log: Any) -> None:
+    found = limits.poll()
+    if found is None:
+        return
+    if found.error:
+        log.error("the settings file cannot be used; the limits stay", reason=found.error)
+    else:
+        log.warning("limits", tightened=found.tightened, waiting_for_confirmation=found.waiting, after_restart=found.restart)
