@@ -82,7 +82,7 @@ class Tally:
         self._curve_skipped = 0
         self._curve.append((time_s, self._net_quote))
         if len(self._curve) > CURVE_POINTS:
-            self._curve = self._curve[1::2]
+            self._curve = self._curve[(len(self._curve) - 1) % 2 :: 2]
             self._curve_step *= 2
 
     @property
