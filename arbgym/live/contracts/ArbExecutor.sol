@@ -13,7 +13,9 @@ interface IPairV2 {
 }
 
 interface IPoolV3 {
-    function swap(address to, bool zeroForOne, int256 amount, uint160 limit, bytes calldata data) external returns (int256, int256);
+    function swap(address to, bool zeroForOne, int256 amount, uint160 limit, bytes calldata data)
+        external
+        returns (int256 amount0, int256 amount1);
 }
 
 interface IBalancerVault {
@@ -149,7 +151,7 @@ contract ArbExecutor {
         } else {
             // V2 calls its recipient back, so the output comes here
             _expect(Callback.V2, first.pool, keccak256(msg.data[4:]));
-            _swapV2(first, route.amountIn, address(this), msg.data[4:]);
+            _swapV2(first, _outputV2(first, route.amountIn), address(this), msg.data[4:]);
             _requireCalledBack(first.pool);
         }
     }
@@ -200,7 +202,9 @@ contract ArbExecutor {
         _onV3(amount0, amount1, data);
     }
 
-    function receiveFlashLoan(address[] calldata, uint256[] calldata amounts, uint256[] calldata fees, bytes calldata data) external {
+    function receiveFlashLoan(address[] calldata, uint256[] calldata amounts, uint256[] calldata fees, bytes calldata data)
+        external
+    {
         _accept(Callback.Balancer, data);
         address quote = _onLoan(data, amounts[0], amounts[0] + fees[0]);
         _send(quote, msg.sender, amounts[0] + fees[0]);
@@ -222,7 +226,10 @@ contract ArbExecutor {
         return true;
     }
 
-    function onFlashLoan(address initiator, address, uint256 amount, uint256 fee, bytes calldata data) external returns (bytes32) {
+    function onFlashLoan(address initiator, address, uint256 amount, uint256 fee, bytes calldata data)
+        external
+        returns (bytes32)
+    {
         if (initiator != address(this)) revert NotExpected(initiator);
         _accept(Callback.Erc3156, data);
         _approve(_onLoan(data, amount, amount + fee), msg.sender, amount + fee);
@@ -266,15 +273,17 @@ contract ArbExecutor {
     // --------------------------------------------------------------------------------------------------------- trading
     /// Swaps along the legs from `from` on, whose input has been delivered; the last one's output must cover debt and profit.
     function _trade(Route calldata route, uint256 from, uint256 amount, uint256 owed) private {
-        for (uint256 i = from; i < route.legs.length; i++) {
+        uint256 last = route.legs.length - 1;
+        for (uint256 i = from; i <= last; i++) {
             Leg calldata leg = route.legs[i];
-            amount = leg.kind == Kind.V2
-                ? _swapV2(leg, amount, _recipient(route, i), msg.data[0:0])
-                : _swapV3(leg, amount, _recipient(route, i), abi.encode(leg.tokenIn, amount));
-        }
-        // Defence: said here already, so that a loss is told in numbers and never paid out of what was held before.
-        if (amount < owed + route.minimumProfit) {
-            revert NotProfitable(amount > owed ? amount - owed : 0, route.minimumProfit);
+            bool isV2 = leg.kind == Kind.V2;
+            amount = isV2 ? _outputV2(leg, amount) : _swapV3(leg, amount, _recipient(route, i), abi.encode(leg.tokenIn, amount));
+            // Defence: said here already, so that a loss is told in numbers and never paid out of what was held before (and ahead
+            // of a V2 pool's swap, the gas of which a refusal saves).
+            if (i == last && amount < owed + route.minimumProfit) {
+                revert NotProfitable(amount > owed ? amount - owed : 0, route.minimumProfit);
+            }
+            if (isV2) _swapV2(leg, amount, _recipient(route, i), msg.data[0:0]);
         }
     }
 
@@ -289,11 +298,14 @@ contract ArbExecutor {
     }
 
     /// The most that the pair hands out for this input, rounded down as the pair's own check allows.
-    function _swapV2(Leg calldata leg, uint256 amountIn, address to, bytes calldata data) private returns (uint256 amountOut) {
+    function _outputV2(Leg calldata leg, uint256 amountIn) private view returns (uint256) {
         (uint256 reserveIn, uint256 reserveOut,) = IPairV2(leg.pool).getReserves();
         if (!leg.zeroForOne) (reserveIn, reserveOut) = (reserveOut, reserveIn);
         uint256 afterFee = amountIn * (1_000_000 - leg.feePpm);
-        amountOut = afterFee * reserveOut / (reserveIn * 1_000_000 + afterFee);
+        return afterFee * reserveOut / (reserveIn * 1_000_000 + afterFee);
+    }
+
+    function _swapV2(Leg calldata leg, uint256 amountOut, address to, bytes calldata data) private {
         (uint256 out0, uint256 out1) = leg.zeroForOne ? (uint256(0), amountOut) : (amountOut, uint256(0));
         IPairV2(leg.pool).swap(out0, out1, to, data);
     }
@@ -327,7 +339,7 @@ contract ArbExecutor {
 
     /// The route in bytes that `_accept` has found to be the owner's own: the arguments of `execute`.
     function _route(bytes calldata data) private pure returns (Route calldata route) {
-        assembly {
+        assembly ("memory-safe") {
             route := add(data.offset, calldataload(data.offset))
         }
     }

@@ -8,12 +8,15 @@ interface IToken {
 }
 
 interface IBorrower {
-    function receiveFlashLoan(address[] calldata tokens, uint256[] calldata amounts, uint256[] calldata fees, bytes calldata data) external;
+    function receiveFlashLoan(address[] calldata tokens, uint256[] calldata amounts, uint256[] calldata fees, bytes calldata data)
+        external;
     function onMorphoFlashLoan(uint256 amount, bytes calldata data) external;
     function executeOperation(address token, uint256 amount, uint256 premium, address initiator, bytes calldata data)
         external
         returns (bool);
-    function onFlashLoan(address initiator, address token, uint256 amount, uint256 fee, bytes calldata data) external returns (bytes32);
+    function onFlashLoan(address initiator, address token, uint256 amount, uint256 fee, bytes calldata data)
+        external
+        returns (bytes32);
 }
 
 /// Lends its tokens as the Balancer vault, Morpho Blue, an Aave V3 pool and an ERC-3156 lender do. For tests.
