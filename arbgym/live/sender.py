@@ -59,6 +59,8 @@ CRASH_POINTS = (
     "cancel.after_signed",
     "cancel.after_journaled",
     "cancel.after_answer",
+    "fill.after_journaled",
+    "fill.after_answer",
     "reorg.before_taken_back",
     "reorg.after_taken_back",
 )
@@ -151,8 +153,9 @@ class LiveSender(JournalSender):
     """Signs and sends, one intent at a time.
 
     The journal owns the nonce: it is the chain's count at the latest block (never the pending one), and nothing is sent while
-    that is less than what the journal knows to be on chain. A transaction is replaced only under the same nonce. Nothing is concluded from an answer that did not come, from a node
-    behind the view, or from a block that the feed has not handed on. ``settle`` and ``send`` are not called at the same time.
+    that is less than what the journal knows to be on chain. A transaction is replaced only under the same nonce. Nothing is
+    concluded from an answer that did not come, from a node behind the view, or from a block that the feed has not handed on.
+    ``settle`` and ``send`` are not called at the same time.
 
     After a crash: an intent without a transaction was never sent. A signed one may have been. Sending it now would pass by the
     gate, on old prices, so it is never sent again: a private one ends with the last block that its bundle names, a public one
@@ -303,6 +306,7 @@ class LiveSender(JournalSender):
         try:
             await self._settle_open(head.number, head.hash, head.base_fee_wei)
             if view.newest:
+                await self._fill_gaps(head.number, head.hash)
                 await self._hurry(head.number)
             self.trouble = ""
         except (Unknown, Refused) as error:
@@ -448,6 +452,43 @@ class LiveSender(JournalSender):
                 await self._replace(intent, "cancel" if newest.kind == "cancel" else "bump", number)
             elif waited or intent.state is _S.UNKNOWN:
                 await self._resend(intent, number)
+
+    async def _fill_gaps(self, number: int, block_hash: str) -> None:
+        """A reorganisation set nonces free below those that wait: use each for a transfer to itself, an intent like others."""
+        waiting = [intent.transactions[-1] for intent in self._journal.open_intents() if intent.transactions]
+        nonces = {transaction.nonce for transaction in waiting}
+        if self._count is None or "public" not in self._channels:
+            return
+        for nonce in range(self._count, min(nonces, default=0)):
+            priority = min(max(transaction.priority_fee_wei for transaction in waiting), self._maximum_fee_wei)
+            plan = Plan(
+                key=f"fill {nonce} {number}",
+                block_number=number,
+                block_hash=block_hash,
+                valid_until_block=number,
+                buy=0,
+                sell=0,
+                lender="",
+                amount_in_raw=0,
+                expected_profit_raw=0,
+                minimum_profit_raw=0,
+                channel="public",
+                to=self._signer.address,
+                data="0x",
+                gas_limit=CANCEL_GAS,
+                max_fee_wei=min(2 * self._base_fee_wei + priority, self._maximum_fee_wei),
+                priority_fee_wei=priority,
+            )
+            try:
+                self._write(plan)
+            except DuplicateIntent:  # begun by an earlier process; with the next block anew
+                continue
+            signed = self._sign(plan, "cancel", nonce, plan.max_fee_wei, plan.priority_fee_wei, number)
+            self._journal.add_transaction(plan.key, signed)
+            self._point("fill.after_journaled")
+            answer = await self._channels["public"].send(signed.raw, plan)
+            self._point("fill.after_answer")
+            self._first_answer(plan, answer)
 
     async def _replace(self, intent: Intent, kind: TransactionKind, number: int) -> None:
         newest = intent.transactions[-1]

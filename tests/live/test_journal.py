@@ -1,0 +1,291 @@
+"""The journal: one writer, nothing forgotten, no change of state that cannot be, and an error where the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from arbgym.live import journal as journal_module
+from arbgym.live.journal import DuplicateIntent, Journal, JournaledTransaction, JournalError
+from arbgym.live.terms import SETTLED, IntentState, Outcome
+from tests.live.scripted_chain import ScriptedChain, SetClock, plan_at
+
+S = IntentState
+HEAD = ScriptedChain().head
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.sqlite", SetClock())
+
+
+def transaction(nonce: int = 0, number: int = 0) -> JournaledTransaction:
+    # amounts beyond 64 bits, as a chain's may be
+    return JournaledTransaction(f"0x{number:064x}", bytes([number % 256]), "original", nonce, 2**70, 2**66, 2**69, 5)
+
+
+def end(key: str, state: IntentState) -> Outcome:
+    return Outcome(key, state, 7, 1.5, 2**80, 3, -4, "public", None)
+
+
+def test_an_intent_comes_back_as_it_was_written(journal: Journal, tmp_path: Path) -> None:
+    plan = plan_at(HEAD, 3, amount_in_raw=2**120)
+    journal.write(plan)
+    journal.add_transaction(plan.key, transaction(nonce=9, number=1))
+    journal.move(plan.key, S.SENT, 5, "0xabc")
+    journal.put("gate", {"state": "HALTED", "equity": 1.5})
+    for number in range(3):
+        journal.add_decision(number, "hold", "allowed")
+    before = journal.digest()
+    journal.close()
+    journal = Journal(tmp_path / "journal.sqlite", SetClock())
+    (intent,) = journal.open_intents()
+    assert intent.plan == plan and intent.state is S.SENT and intent.nonce == 9
+    assert intent.transactions == (transaction(nonce=9, number=1),)
+    assert journal.get("gate") == {"state": "HALTED", "equity": 1.5} and journal.get("other") is None
+    assert [one.block_number for one in journal.decisions(2)] == [1, 2]
+    assert journal.digest() == before
+    journal.move(plan.key, S.MINED, 7, outcome=end(plan.key, S.MINED), block_hash="0xb")
+    assert journal.outcomes() == [end(plan.key, S.MINED)] and not journal.busy and journal.next_nonce == 10
+    assert [(one.former, one.state) for one in journal.transitions(plan.key)] == [
+        (None, S.WRITTEN),
+        (S.WRITTEN, S.SIGNED),
+        (S.SIGNED, S.SENT),
+        (S.SENT, S.MINED),
+    ]
+    assert journal.digest() != before
+
+
+def test_the_same_plan_is_refused(journal: Journal) -> None:
+    plan = plan_at(HEAD, 1)
+    journal.write(plan)
+    with pytest.raises(DuplicateIntent, match=plan.key):
+        journal.write(replace(plan, gas_limit=1))
+    assert len(journal.open_intents()) == 1
+
+
+def test_a_transaction_has_its_intents_nonce(journal: Journal) -> None:
+    plan = plan_at(HEAD, 1)
+    journal.write(plan)
+    journal.add_transaction(plan.key, transaction(nonce=4, number=1))
+    with pytest.raises(JournalError, match=r"nonce = 5; accepted is 4"):
+        journal.add_transaction(plan.key, transaction(nonce=5, number=2))
+    with pytest.raises(JournalError):
+        journal.add_transaction(plan.key, transaction(nonce=4, number=1))
+    assert len(journal.intent(plan.key).transactions) == 1
+
+
+def test_an_end_has_an_outcome_and_nothing_else_has(journal: Journal) -> None:
+    plan = plan_at(HEAD, 1)
+    journal.write(plan)
+    with pytest.raises(JournalError, match="outcome"):
+        journal.move(plan.key, S.REFUSED, 5)
+    with pytest.raises(JournalError, match="outcome"):
+        journal.move(plan.key, S.SIGNED, 5, outcome=end(plan.key, S.MINED))
+    with pytest.raises(JournalError, match="not in the journal"):
+        journal.move("other", S.SENT, 5)
+
+
+def test_history_cannot_be_rewritten(journal: Journal, tmp_path: Path) -> None:
+    journal.write(plan_at(HEAD, 1))
+    journal.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        for statement in ("UPDATE transitions SET state = 'mined'", "DELETE FROM transitions"):
+            with pytest.raises(sqlite3.DatabaseError, match="append only"):
+                database.execute(statement)
+
+
+def test_every_commit_is_synchronised(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    journal = Journal(path, SetClock())
+    assert journal._database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_second_runner_is_refused_by_name(journal: Journal, tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(JournalError, match=f"{path} is held by process {os.getpid()}"):
+        Journal(path, SetClock())
+    script = (
+        "import sys; from pathlib import Path; from arbgym.live.journal import Journal, JournalError\n"
+        "from arbgym.live.clock import SystemClock\n"
+        "try: Journal(Path(sys.argv[1]), SystemClock())\n"
+        "except JournalError as error: print(error)"
+    )
+    told = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True).stdout
+    assert f"held by process {os.getpid()}" in told
+    journal.close()
+    Journal(path, SetClock()).close()
+
+
+def test_a_killed_process_leaves_the_journal_free_and_whole(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    script = (
+        "import sys; from pathlib import Path; from arbgym.live.journal import Journal\n"
+        "from arbgym.live.clock import SystemClock\n"
+        "journal = Journal(Path(sys.argv[1]), SystemClock())\n"
+        "number = 0\n"
+        "while True:\n"
+        "    number += 1; journal.put('number', number); print(number, flush=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line) >= 20:
+                break
+        child.send_signal(signal.SIGKILL)
+        told = int((child.stdout.read().split() or [line])[-1])
+    journal = Journal(path, SetClock())
+    assert journal.get("number") >= told  # what was acknowledged is there
+
+
+def test_a_newer_schema_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    Journal(path, SetClock()).close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version = 2")
+    with pytest.raises(JournalError, match="schema 2; accepted is up to 1"):
+        Journal(path, SetClock())
+    other = tmp_path / "other"
+    other.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(JournalError, match="other"):
+        Journal(other, SetClock())
+    with pytest.raises(JournalError, match="accepted is a path in a folder"):
+        Journal(tmp_path / "missing" / "journal", SetClock())
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing_behind(journal: Journal) -> None:
+    journal.write(plan_at(HEAD, 0))
+    before = journal.digest()
+    pages = journal._database.execute("PRAGMA page_count").fetchone()[0]
+    journal._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalError, match="full"):
+        for index in range(1, 100):
+            journal.write(plan_at(HEAD, index, data="0x" + 4000 * "ab"))
+            before = journal.digest()
+    assert journal.digest() == before
+    journal._database.execute("PRAGMA max_page_count = 100000")
+    journal.write(plan_at(HEAD, 200))
+
+
+def test_decisions_are_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "KEPT_DECISIONS", 5)
+    for number in range(12):
+        journal.add_decision(number, "hold", "allowed")
+    assert [one.block_number for one in journal.decisions(100)] == list(range(7, 12))
+
+
+@settings(max_examples=15)
+@given(values=st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
+def test_the_store_returns_what_was_put(tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]) -> None:
+    journal = Journal(tmp_path_factory.mktemp("store") / "journal.sqlite", SetClock())
+    for name, value in values.items():
+        journal.put(name, None)
+        journal.put(name, value)
+    assert {name: journal.get(name) for name in values} == values
+    journal.close()
+
+
+# what may follow what, as sentences of the issue would have it: written twice on purpose
+FOLLOWS = {
+    S.WRITTEN: {S.SIGNED, S.REFUSED, S.DRY},
+    S.SIGNED: {S.SENT, S.UNKNOWN, S.REFUSED, S.MINED, S.REVERTED, S.REPLACED, S.DROPPED},
+    S.SENT: {S.MINED, S.REVERTED, S.REPLACED, S.DROPPED},
+    S.UNKNOWN: {S.SENT, S.MINED, S.REVERTED, S.REPLACED, S.DROPPED},
+    S.MINED: {S.SENT},
+    S.REVERTED: {S.SENT},
+    S.REPLACED: {S.SENT},
+    S.DROPPED: {S.SENT},
+    S.REFUSED: {S.SENT},
+    S.DRY: set(),
+}
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """Any order of calls: the journal agrees with a dictionary, across restarts too."""
+
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        number = len(list(self.folder.iterdir()))
+        self.path = self.folder / f"{number}.sqlite"
+        self.journal = Journal(self.path, SetClock())
+        self.states: dict[str, IntentState] = {}
+        self.nonces: dict[str, int] = {}
+        self.ended: list[tuple[str, IntentState]] = []
+        self.signed = 0
+
+    @rule(index=st.integers(0, 5))
+    def write(self, index: int) -> None:
+        plan = plan_at(HEAD, index)
+        if plan.key in self.states:
+            with pytest.raises(DuplicateIntent):
+                self.journal.write(plan)
+        else:
+            self.journal.write(plan)
+            self.states[plan.key] = S.WRITTEN
+
+    @precondition(lambda self: self.states)
+    @rule(data=st.data(), nonce=st.integers(0, 1))
+    def sign(self, data: st.DataObject, nonce: int) -> None:
+        key = data.draw(st.sampled_from(sorted(self.states)))
+        self.signed += 1
+        if self.states[key] in SETTLED or self.nonces.get(key, nonce) != nonce:
+            with pytest.raises(JournalError):
+                self.journal.add_transaction(key, transaction(nonce, self.signed))
+            return
+        self.journal.add_transaction(key, transaction(nonce, self.signed))
+        if self.states[key] is S.WRITTEN:
+            self.states[key], self.nonces[key] = S.SIGNED, nonce
+
+    @precondition(lambda self: self.states)
+    @rule(data=st.data(), state=st.sampled_from(sorted(set(S) - {S.SIGNED})))
+    def move(self, data: st.DataObject, state: IntentState) -> None:
+        key = data.draw(st.sampled_from(sorted(self.states)))
+        outcome = end(key, state) if state in SETTLED else None
+        if state not in FOLLOWS[self.states[key]]:
+            with pytest.raises(JournalError):
+                self.journal.move(key, state, 5, outcome=outcome)
+            return
+        former = self.states[key]
+        self.journal.move(key, state, 5, outcome=outcome)
+        if former in SETTLED:
+            assert self.journal.intent(key).corrects is former
+        self.states[key] = state
+        if outcome:
+            self.ended.append((key, state))
+
+    @rule()
+    def restart(self) -> None:
+        self.journal.close()
+        self.journal = Journal(self.path, SetClock())
+
+    @invariant()
+    def agrees(self) -> None:
+        assert {one.plan.key: one.state for one in self.journal.open_intents()} == {
+            key: state for key, state in self.states.items() if state not in SETTLED
+        }
+        assert [(one.key, one.state) for one in self.journal.outcomes(1000)] == self.ended
+        assert self.journal.busy == any(state not in SETTLED for state in self.states.values())
+        on_chain = [self.nonces[key] for key, state in self.states.items() if state in (S.MINED, S.REVERTED, S.REPLACED)]
+        assert self.journal.next_nonce == max(on_chain, default=-1) + 1
+
+    def teardown(self) -> None:
+        self.journal.close()
+
+
+def test_any_order_of_calls_agrees_with_a_dictionary(tmp_path: Path) -> None:
+    JournalMachine.folder = tmp_path
+    run_state_machine_as_test(JournalMachine, settings=settings(max_examples=15, stateful_step_count=25))
