@@ -1,0 +1,170 @@
+"""Puts the executor contract on a chain: ``python -m arbgym.live.deploy --rpc URL [--live]``.
+
+Without ``--live`` it prints what it would send and needs no key. The contract's owner, for good, is the account that deploys it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from arbgym.live.executor import artefact, runtime_code
+from arbgym.live.terms import Clock, Endpoint, LiveError, Refused, Unknown
+
+_REQUEST_TIMEOUT_S = 20.0
+_MINED_WITHIN_S = 300.0
+_POLL_S = 1.0
+
+
+class TransactionSigner(Protocol):
+    """What ``arbgym.live.signer.Signer`` does."""
+
+    address: str
+
+    def sign(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:
+        """(raw transaction, its hash)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A transaction that would create the contract, and where."""
+
+    sender: str  # lower case; it becomes the owner
+    address: str  # of the contract, lower case
+    transaction: Mapping[str, Any]  # type 2, numbers as integers
+
+    def __str__(self) -> str:
+        told = self.transaction
+        most_eth = told["gas"] * told["maxFeePerGas"] / 1e18
+        return (
+            f"ArbExecutor, source sha256 {artefact()['source_sha256']}, compiled by solc {artefact()['compiler']}\n"
+            f"owner     {self.sender}\n"
+            f"address   {self.address}\n"
+            f"chain     {told['chainId']}, nonce {told['nonce']}\n"
+            f"gas       up to {told['gas']:,} at up to {told['maxFeePerGas'] / 1e9:g} gwei\n"
+            f"cost      up to {most_eth:g} of the chain's coin\n"
+            f"data      {(len(told['data']) - 2) // 2:,} bytes"
+        )
+
+
+async def prepare(endpoint: Endpoint, sender: str) -> Deployment:
+    """What ``sender`` would send next. The fee's ceiling is twice the base fee of now, and the tip.
+
+    Raises Refused where the node does not take it (no coin, no such method), Unknown where it does not answer.
+    """
+    from eth_typing import HexAddress, HexStr
+    from web3.types import Nonce
+    from web3.utils.address import get_create_address
+
+    sender = sender.lower()
+    data = artefact()["bytecode"]
+    asked: list[tuple[str, list[Any]]] = [
+        ("eth_chainId", []),
+        ("eth_getTransactionCount", [sender, "pending"]),
+        ("eth_getBlockByNumber", ["latest", False]),
+        ("eth_maxPriorityFeePerGas", []),
+        ("eth_estimateGas", [{"from": sender, "data": data}]),
+    ]
+    chain_id, nonce, block, tip, gas = await endpoint.batch(asked)
+    try:
+        numbers = [int(told, 16) for told in (chain_id, nonce, block["baseFeePerGas"], tip, gas)]
+    except (TypeError, ValueError, KeyError) as error:
+        raise Unknown("deploy", "malformed", "accepted are hexadecimal numbers and a block with baseFeePerGas") from error
+    chain, count, base_fee, priority_fee, gas_used = numbers
+    transaction = {
+        "type": 2,
+        "chainId": chain,
+        "nonce": count,
+        "gas": gas_used * 6 // 5,  # a fifth to spare
+        "maxFeePerGas": 2 * base_fee + priority_fee,
+        "maxPriorityFeePerGas": priority_fee,
+        "value": 0,
+        "data": data,
+    }
+    address = get_create_address(HexAddress(HexStr(sender)), Nonce(count))
+    return Deployment(sender, address.lower(), transaction)
+
+
+async def deploy(endpoint: Endpoint, signer: TransactionSigner, clock: Clock) -> str:
+    """Send it, wait until it is mined, check the code on the chain against the artefact, and return the address.
+
+    Raises LiveError, with the transaction's hash, where any of that does not come to be.
+    """
+    deployment = await prepare(endpoint, signer.address)
+    raw, transaction_hash = signer.sign(deployment.transaction)
+    try:
+        await endpoint.request("eth_sendRawTransaction", ["0x" + raw.hex()])
+    except Unknown as error:
+        # it may have arrived all the same, so it is waited for and never sent again
+        print(f"no answer to {transaction_hash} ({error}); waiting for it", file=sys.stderr)
+    receipt = await _mined(endpoint, transaction_hash, clock)
+    if receipt.get("status") != "0x1":
+        raise LiveError(f"{transaction_hash}: status {receipt.get('status')}; accepted is 0x1")
+    code = await endpoint.request("eth_getCode", [deployment.address, "latest"])
+    if str(code).lower() != runtime_code(deployment.sender):
+        raise LiveError(f"{deployment.address}: the code on the chain is not the artefact's; do not use this contract")
+    return deployment.address
+
+
+async def _mined(endpoint: Endpoint, transaction_hash: str, clock: Clock) -> Mapping[str, Any]:
+    until = clock.monotonic() + _MINED_WITHIN_S
+    while clock.monotonic() < until:
+        try:
+            receipt = await endpoint.request("eth_getTransactionReceipt", [transaction_hash])
+        except (Refused, Unknown):
+            receipt = None
+        if isinstance(receipt, dict):
+            return receipt
+        await clock.sleep(_POLL_S)
+    raise LiveError(
+        f"{transaction_hash}: not mined within {_MINED_WITHIN_S:g} s; it may still be, so look before sending another"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 where it did what it was asked to."""
+    parser = argparse.ArgumentParser(prog="python -m arbgym.live.deploy", description="Deploys the executor contract.")
+    parser.add_argument("--rpc", required=True, metavar="URL", help="the node: http(s):// or ws(s)://")
+    parser.add_argument("--live", action="store_true", help="sign and send; else print what would be sent")
+    parser.add_argument("--keystore", type=Path, help="keystore file (version 3) of the owner; else ARBGYM_PRIVATE_KEY")
+    parser.add_argument("--owner", type=_address, metavar="0x...", help="without --live: who would deploy")
+    chosen = parser.parse_args(arguments)
+    if chosen.live == (chosen.owner is not None):
+        parser.error("accepted is either --live, which takes the owner from its key, or --owner 0x...")
+    try:
+        print(asyncio.run(_run(chosen)))
+    except (LiveError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch("0x[0-9a-fA-F]{40}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}; accepted is 0x and 40 hexadecimal digits")
+    return text
+
+
+async def _run(chosen: argparse.Namespace) -> str:
+    from arbgym.live.clock import SystemClock
+    from arbgym.live.endpoint import connect
+    from arbgym.live.signer import load_signer
+
+    clock = SystemClock()
+    endpoint = connect(chosen.rpc, timeout_s=_REQUEST_TIMEOUT_S, clock=clock)
+    try:
+        if chosen.live:
+            return await deploy(endpoint, load_signer(chosen.keystore), clock)
+        return f"{await prepare(endpoint, chosen.owner)}\nnothing was sent; with --live it is"
+    finally:
+        await endpoint.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
