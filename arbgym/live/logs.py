@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import logging
 import math
@@ -36,8 +37,8 @@ _SECRET_NAME = re.compile(
 )
 # name=value and "name": value within a text; the scheme before a credential; user:password@ in any URL
 _SECRET_TEXT = re.compile(
-    r"""(?P<before>\b(?:password|passphrase|passwd|secret|authorization|mnemonic|(?:access_|auth_|api_)?token"""
-    r"""|(?:private|secret|api|signing)[_\-. ]?key)\b["']?\s*[:=]\s*["']?)(?:(?:bearer|basic)\s+)?[^\s"',;&})\]]+"""
+    r"""(?P<before>\b(?:password|passphrase|passwd|(?:client_)?secret|authorization|mnemonic|(?:access_|auth_|api_)?token"""
+    r"""|(?:private|secret|api|signing|access|auth)[_\-. ]?key)\b["']?\s*[:=]\s*["']?)(?:(?:bearer|basic)\s+)?[^\s"',;&})\]]+"""
     r"""|(?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=\-]{8,}"""
     r"""|(?P<url>\b[a-z][a-z0-9+.\-]*://)[^\s/@"'<>]+@""",
     re.IGNORECASE,
@@ -232,7 +233,8 @@ class Logging:
         """Put the process's hooks back and close the file."""
         self._restore()
         if self.file is not None:
-            self.file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take is lost
+                self.file.close()
 
 
 def start_logging(redactor: Redactor, *, level: str = "info", stream: TextIO | None = None, path: Path | None = None) -> Logging:
