@@ -1,0 +1,212 @@
+"""What was trained is what runs: the same blocks on a real chain, in a replay, and in the environment, decided alike."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"')
+pytest.importorskip("onnx", reason="the extra train is not installed")
+
+from arbgym.amm import get_amount_out
+from arbgym.live.assemble import Options, assembled
+from arbgym.live.decision import Decision
+from arbgym.live.logs import Redactor
+from arbgym.live.settings import load
+from arbgym.live.tapes import read_views, tape_of
+from arbgym.live.terms import ChainView
+from arbgym.policy import load as load_policy
+from tests.chain.anvil import Anvil
+from tests.chain.market import Market
+from tests.live.policies import quiet_config, save_policy
+
+BASE, QUOTE = 10**18, 10**6
+BLOCK_TIME_S = 12
+PRICE = 1_840.0
+
+
+class Pools:
+    """A V2 and two V3 pools of one pair on a chain, and trades that push them apart."""
+
+    def __init__(self, market: Market, seed: int) -> None:
+        self.market, self.random = market, random.Random(seed)
+        tokens = (market.token0, market.token1)
+        self.base_first = tokens[0].functions.decimals().call() == 18
+        self.base, self.quote = tokens if self.base_first else tokens[::-1]
+        reserves = (5_000 * BASE, int(5_000 * PRICE) * QUOTE)
+        self.addresses = [market.v2_pool(*(reserves if self.base_first else reserves[::-1]))]
+        self.addresses += [self._v3(500, 10, 4 * 10**18, 60), self._v3(3_000, 60, 2 * 10**18, 20)]
+
+    def _v3(self, fee: int, spacing: int, liquidity: int, width: int) -> str:
+        raw = PRICE * QUOTE / BASE if self.base_first else BASE / (PRICE * QUOTE)
+        pool = self.market.v3_pool(fee, int(math.sqrt(raw) * 2**96))
+        middle = round(math.log(raw) / math.log(1.0001)) // spacing * spacing
+        for share in (1, 4, 16):
+            reach = width * share * spacing
+            self.market.mint_v3(pool, middle - reach, middle + reach, liquidity // share)
+        return pool
+
+    def trade(self) -> None:
+        """One block: a trade in a pool, now and then liquidity that comes or goes, or nothing at all."""
+        draw = self.random.random()
+        if draw < 0.1:
+            self.market.web3.provider.make_request("evm_mine", [])  # type: ignore[arg-type]
+            return
+        pool = self.addresses[self.random.randrange(3)]
+        sells_base = self.random.random() < 0.5
+        zero_for_one = sells_base == self.base_first
+        size = min(self.random.lognormvariate(1.5, 1.0), 60.0)
+        amount = int(size * (BASE if sells_base else PRICE * QUOTE))
+        if pool == self.addresses[0]:
+            reserves = self.market.at("UniswapV2Pair", pool).functions.getReserves().call()[:2]
+            out = get_amount_out(amount, *(reserves if zero_for_one else reserves[::-1]))
+            self.market.swap_v2(pool, zero_for_one, amount, out)
+        else:
+            self.market.swap_v3(pool, zero_for_one, amount)
+
+    def settings(self, url: str, folder: Path) -> Any:
+        """The runner's settings on these pools, with limits that stop nothing."""
+        pools = [
+            {"name": f"pool{k}", "address": address, "fee_ppm": 0 if k else 3_000} for k, address in enumerate(self.addresses)
+        ]
+        return load(
+            None,
+            {
+                "chain": {"rpc": url, "chain_id": 31_337, "block_time_s": float(BLOCK_TIME_S)},
+                "pair": {"base": self.base.address, "quote": self.quote.address},
+                "pools": pools,
+                "journal": {"path": folder / "journal.sqlite"},
+                "risk": {"kill_file": folder / "kill"},
+            },
+            {},
+        )
+
+
+class Watched:
+    """What one run observed and decided, block by block."""
+
+    def __init__(self) -> None:
+        self.observations: dict[int, Any] = {}
+        self.decisions: dict[int, Decision] = {}
+        self.plans: dict[int, Any] = {}
+
+
+async def run(options: Options, blocks: int | None, before_each: Any = None) -> Watched:
+    """Let a runner take its blocks; ``before_each()`` makes the next one."""
+    seen = Watched()
+    async with assembled(options, Redactor()) as made:
+        parts, runner = made.runner.parts, made.runner
+        decide, plan = parts.decider.decide, parts.planner.plan
+
+        def decided(observation: Any) -> Decision:
+            assert runner.view is not None
+            decision = decide(observation)
+            seen.observations[runner.view.head.number] = observation[0].copy()
+            seen.decisions[runner.view.head.number] = decision
+            return decision
+
+        def planned(decision: Decision, view: ChainView) -> Any:
+            found = plan(decision, view)
+            seen.plans[view.head.number] = found[0] if isinstance(found, tuple) else found
+            return found
+
+        parts.decider.decide, parts.planner.plan = decided, planned  # type: ignore[method-assign]
+        if before_each is not None:
+            following = parts.feed.next
+
+            async def next_block() -> ChainView:
+                await asyncio.to_thread(before_each)
+                return await following()
+
+            parts.feed.next = next_block  # type: ignore[method-assign]
+        await runner.run(blocks)
+    return seen
+
+
+def play(policy_folder: Path, tape: Any, config: Any) -> tuple[list[Any], list[dict[str, Any]]]:
+    """The environment on a tape, session by session, as the policy plays it: observations and infos by row."""
+    policy, observations, infos = load_policy(policy_folder), [], []
+    arguments = {field.name: getattr(config, field.name) for field in fields(config) if field.name != "preset"}
+    length, rows = config.episode_blocks, len(tape.timestamps)
+    for start in range(0, rows - 1, length):
+        stop = min(start + length + 1, rows)
+        span = replace(
+            tape,
+            timestamps=tape.timestamps[start:stop],
+            reference_price=tape.reference_price[start:stop],
+            base_fee_gwei=tape.base_fee_gwei[start:stop],
+            price=tape.price[start:stop],
+            liquidity=tape.liquidity[start:stop],
+            flow_base=tape.flow_base[start:stop],
+            _rows=None,
+        )
+        env = gymnasium.make("ArbFlash-v0", feed="replay", tape=span, **arguments)
+        observation, _ = env.reset(seed=start)
+        for _ in range(stop - start - 1):
+            observations.append(observation)
+            observation, _, terminated, truncated, info = env.step(policy.predict(observation[None])[0])
+            infos.append(info)
+        assert terminated or truncated
+    return observations, infos
+
+
+def check_parity(folder: Path, url: str, pools: Pools, blocks: int, session: int) -> tuple[int, int]:
+    """(decisions compared, those that acted); every observation, decision and plan equal."""
+    config = quiet_config(episode_blocks=session)
+    policy_folder = save_policy(folder / "policy", config=config, seed=3)
+    settings = pools.settings(url, folder)
+    recording = folder / "blocks.jsonl.gz"
+    live = asyncio.run(run(Options(policy_folder, settings, record=recording), blocks, pools.trade))
+    again = asyncio.run(run(Options(policy_folder, settings, replay=recording, backend="onnxruntime"), None))
+
+    assert live.decisions == again.decisions and len(live.decisions) == blocks
+    assert live.plans == again.plans
+    for number, observation in live.observations.items():
+        assert np.array_equal(observation, again.observations[number]), number
+
+    views = asyncio.run(read_views(recording))
+    tape = tape_of(views, recording, config.chain)
+    assert not tape.filled
+    observations, infos = play(policy_folder, tape, config)
+    assert len(observations) == blocks - 1
+    acted = 0
+    for view, observation, info in zip(views, observations, infos, strict=False):
+        number = view.head.number
+        decision = live.decisions[number]
+        assert np.array_equal(observation, live.observations[number]), number
+        assert bool(info["attempted"]) == decision.attempting, number
+        if decision.acting:
+            acted += 1
+            assert info["notional"] == decision.notional_quote and info["predicted_profit"] == decision.predicted_quote
+            assert min(info["bid_share"], 1.0) == decision.own_bid
+    return len(observations), acted
+
+
+@pytest.fixture
+def slots() -> Any:
+    """A node whose blocks are one slot apart."""
+    node = Anvil("--timestamp", "1700000000")
+    node.call("anvil_setBlockTimestampInterval", BLOCK_TIME_S)
+    yield node
+    node.kill()
+
+
+def test_chain_replay_and_environment_decide_alike(chain_packages: None, slots: Anvil, tmp_path: Path) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=1)
+    compared, acted = check_parity(tmp_path, slots.url, pools, blocks=121, session=40)
+    assert compared == 120 and acted > 20
+
+
+@pytest.mark.slow
+def test_ten_thousand_blocks(chain_packages: None, slots: Anvil, tmp_path: Path) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=2)
+    compared, acted = check_parity(tmp_path, slots.url, pools, blocks=10_001, session=200)
+    assert compared == 10_000 and acted > 1_000
