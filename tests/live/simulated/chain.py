@@ -225,11 +225,12 @@ class SimulatedChain:
         self.bundles: dict[int, list[Transaction]] = {}  # by the block they are meant for
         self.received: list[Transaction] = []  # everything that the chain ever took, in its order
         self.minimum_priority_fee_wei = 0
+        self.on_block: Callable[[Block], None] = lambda block: None
         self._mean_log_price = self._log_price = math.log(price)
         self._salt = 0
         self._positions: dict[int, list[tuple[int, int, int]]] = {}
         base_fee = habits.typical_base_fee_wei
-        state = State(tuple(map(_copy, pools)), nonce, balance_wei, 0)
+        state = State(pools, nonce, balance_wei, 0)
         self.blocks: list[Block] = [
             Block(first_block, self._hash(first_block), "0x" + 64 * "0", start_s, base_fee, state, GAS_LIMIT // 2)
         ]
@@ -336,12 +337,13 @@ class SimulatedChain:
         demand = math.log(habits.typical_base_fee_wei / base_fee)
         block.gas_used += int(GAS_LIMIT * min(max(0.5 + 0.5 * demand + rng.gauss(0.0, 0.1), 0.0), 0.97))
         self.blocks.append(block)
+        self.on_block(block)
         if len(self.blocks) > 2 * KEPT_BLOCKS:
             del self.blocks[:-KEPT_BLOCKS]
         return block
 
-    def reorganise(self, depth: int, return_probability: float = 0.5) -> None:
-        """Replace the last ``depth`` blocks by others, one more of them. Their transactions wait again, or are lost."""
+    def reorganise(self, depth: int, return_probability: float) -> None:
+        """Replace the last ``depth`` blocks by as many others. Their transactions wait again, or are lost."""
         depth = min(depth, len(self.blocks) - 1)
         gone = self.blocks[-depth:]
         del self.blocks[-depth:]
@@ -349,7 +351,7 @@ class SimulatedChain:
             for transaction in block.transactions:
                 if self.random.random() < return_probability:
                     self.mempool.setdefault(transaction.nonce, transaction)
-        for _ in range(depth + 1):
+        for _ in range(depth):
             self.mine()
 
     def restart_time(self, start_s: int) -> None:

@@ -27,14 +27,17 @@ class Fault:
     share: ClassVar[tuple[float, float]] = (0.05, 0.6)
     early: ClassVar[float] = 0.15  # of the runs: it strikes while the runner starts, too
     once_per_batch: ClassVar[bool] = False  # a batch of calls is one request to it
+    least_blocks: ClassVar[int] = 0  # that a run must have for it
+    most_skipped: ClassVar[int] = 0  # chances let pass before the one that it surely takes
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(f"{type(self).__name__} {seed}")
         self.probability = self.random.uniform(*self.share)
-        self.first = 0 if self.random.random() < self.early else self.random.randint(3, 8)
-        self.last = self.first + self.random.randint(2, 8)
+        self.first = 0 if self.random.random() < self.early else self.random.randint(2, 6)
+        self.last = self.first + self.random.randint(2, 6)
         self.active = self.first == 0
         self.struck = 0
+        self._skipped = self.random.randint(0, self.most_skipped)
 
     def join(self, node: SimulatedNode, clock: SimulatedClock) -> None:
         """The world that it lives in."""
@@ -43,7 +46,11 @@ class Fault:
 
     def strikes(self) -> bool:
         """Whether it happens now; counted."""
-        if self.active and self.random.random() < self.probability:
+        if not self.active:
+            return False
+        surely = self._skipped == 0
+        self._skipped -= 1
+        if surely or self.random.random() < self.probability:
             self.struck += 1
             return True
         return False
@@ -79,7 +86,7 @@ class Fault:
 class _Lost(Fault):
     """No answer: the request may have arrived or not."""
 
-    once_per_batch = True
+    once_per_batch, most_skipped = True, 12
     kind: ClassVar[str]
     arrives: ClassVar[float] = 0.5
     wait_s: ClassVar[tuple[float, float]] = (0.0, 0.1)
@@ -138,7 +145,7 @@ class MalformedJson(_Lost):
 class Garbage(Fault):
     """Well-formed JSON that is not what was asked for."""
 
-    share = (0.02, 0.4)
+    share, most_skipped = (0.02, 0.4), 20
 
     async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
         return garble(self.random, answer) if self.strikes() else answer
@@ -301,14 +308,27 @@ class HiddenReceipts(Fault):
 
 
 class RefusedSend(Fault):
-    """The node refuses what it is sent, for reasons of its own; sometimes although it has taken it."""
+    """The node refuses what it is sent, for reasons of its own; where it says that it does not know, it may have taken it."""
 
-    share = (0.3, 1.0)
-    reasons: ClassVar[tuple[str, ...]] = ("internal error", "txpool is full", "exceeds block gas limit", "already known")
+    share, most_skipped = (0.3, 1.0), 1
+    refusals: ClassVar[tuple[str, ...]] = (
+        "txpool is full",
+        "exceeds block gas limit",
+        "insufficient funds for gas * price + value",
+    )
+    doubts: ClassVar[tuple[str, ...]] = ("internal error", "request timed out", "already known")
+
+    async def before(self, method: str, parameters: Sequence[Any]) -> Sequence[Any]:
+        self._doubt = False
+        if method in SENDS and self.strikes():
+            self._doubt = self.random.random() < 0.5
+            if not self._doubt:
+                raise Refused(method, -32000, self.random.choice(self.refusals))
+        return parameters
 
     async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
-        if method in SENDS and self.strikes():
-            raise Refused(method, -32000, self.random.choice(self.reasons))
+        if method in SENDS and self._doubt:
+            raise Refused(method, -32000, self.random.choice(self.doubts))
         return answer
 
 
@@ -383,18 +403,19 @@ class Reorganisation(Fault):
 
     def disturb(self) -> None:
         if self.strikes():
-            self.chain.reorganise(self.random.randint(*self.depths))
+            self.chain.reorganise(self.random.randint(*self.depths), self.random.choice([0.0, 0.5, 1.0]))
 
 
 class DeepReorganisation(Reorganisation):
     """More blocks are replaced than anybody may survive without a person."""
 
-    share = (1.0, 1.0)
-    depths = (13, 20)
+    share, least_blocks = (1.0, 1.0), 18
+    depths = (13, 15)
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
-        self.first, self.last = 16, 17
+        self.first = self.random.randint(14, 16)
+        self.last = self.first + 1
 
 
 # ----------------------------------------------------------------------------------------------------------- the machine
@@ -424,6 +445,27 @@ class ClockJump(Fault):
 
     def calm(self) -> None:
         self.clock.jump_s = 0.0
+
+
+class ProcessKilled(BaseException):
+    """The process is gone, as after ``kill -9``: nothing that handles errors may see it."""
+
+
+class Killed(Fault):
+    """The process is killed while it waits for an answer, to a request that arrived or did not; another is started."""
+
+    share, most_skipped, once_per_batch = (0.01, 0.1), 30, True
+
+    async def before(self, method: str, parameters: Sequence[Any]) -> Sequence[Any]:
+        self._later = self.strikes()
+        if self._later and self.random.random() < 0.5:
+            raise ProcessKilled
+        return parameters
+
+    async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
+        if self._later:
+            raise ProcessKilled
+        return answer
 
 
 class NotANumber(Fault):
@@ -479,6 +521,7 @@ KINDS: dict[str, type[Fault]] = {
         DeepReorganisation,
         DiskFull,
         ClockJump,
+        Killed,
         NotANumber,
         OutOfRange,
         StaleReference,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,15 @@ _STARTS = [sum(_SIZES[:k]) for k in range(len(_SIZES))]
 _PLACES = {choice.name: k for k, choice in enumerate(ACTION)}
 
 
-def scripted_policy(seed: int, *, acting: float = 0.9, public: float = 0.5) -> Policy:
-    """Wants the best (seldom the second best) route with probability ``acting`` a block, and mostly is sure of it."""
+def scripted_policy(seed: int, *, acting: Callable[[], float], public: float = 0.5) -> Policy:
+    """Wants the best (seldom the second best) route with probability ``acting()`` a block, and mostly is sure of it."""
     rng = random.Random(f"policy {seed}")
 
     def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         actions = np.zeros((len(observations), len(ACTION)), np.int64)
         logits = np.zeros((len(observations), sum(_SIZES)), np.float32)
         for row in range(len(observations)):
-            if rng.random() < acting:
+            if rng.random() < acting():
                 actions[row, _PLACES["route"]] = 2 if rng.random() < 0.1 else 1
             actions[row, _PLACES["size_share"]] = rng.randrange(_SIZES[_PLACES["size_share"]])
             actions[row, _PLACES["bid_share"]] = rng.randrange(_SIZES[_PLACES["bid_share"]] // 2)
@@ -39,6 +41,7 @@ def scripted_policy(seed: int, *, acting: float = 0.9, public: float = 0.5) -> P
     return Policy(_manifest(), DEFINITION, run)
 
 
+@cache
 def _manifest() -> dict[str, Any]:
     config = DEFINITION.configure("ethereum")
     return {

@@ -6,7 +6,9 @@ import hashlib
 import random
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,12 @@ from arbgym.live.risk import RiskGate
 from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.tally import Tally
-from arbgym.live.terms import LiveError, Plan, Reference
-from tests.live.simulated.chain import BLOCK_S, Habits, SimulatedChain, Transaction
+from arbgym.live.terms import SETTLED, LiveError, Plan, Reference
+from tests.live.simulated.chain import BLOCK_S, Block, Habits, SimulatedChain, Transaction
 from tests.live.simulated.clock import START_S, SimulatedClock, SimulatedLoop
 from tests.live.simulated.clock import run as run_loop
 from tests.live.simulated.executor import SimulatedExecutor
-from tests.live.simulated.faults import KINDS, Fault, FaultyEndpoint
+from tests.live.simulated.faults import KINDS, Fault, FaultyEndpoint, ProcessKilled
 from tests.live.simulated.node import BlockMaker, SimulatedNode
 from tests.live.simulated.policy import scripted_policy
 from tests.live.simulated.relay import Attempt, SimulatedRelay, Witness
@@ -58,8 +60,15 @@ EQUITY_ETH = 10.0
 MAXIMUM_FEE_WEI = 10**15
 _RESTART_S = 5.0
 _MOST_RESTARTS = 40
+_LEAST_QUIET, _MOST_QUIET = 4, 40
 
 structlog.configure(processors=[lambda *_: (_ for _ in ()).throw(structlog.DropEvent())], cache_logger_on_first_use=True)
+
+
+@cache
+def _metrics(loop: SimulatedLoop) -> Metrics:
+    """One set for all worlds of a loop: making it takes longer than several blocks, and its counts are tested elsewhere."""
+    return Metrics(SimulatedClock(loop), Redactor())
 
 
 class SimulatedSigner:
@@ -107,8 +116,10 @@ class Record:
     attempts: list[Attempt] = field(default_factory=list)
     stops: list[str] = field(default_factory=list)
     restarts: int = 0
+    resumes: list[float] = field(default_factory=list)  # by the runner's clock
     blocks: int = 0
     prices: dict[int, float] = field(default_factory=dict)  # true outside price, by block number
+    times: dict[str, int] = field(default_factory=dict)  # of every block that ever was, by hash
 
 
 class World:
@@ -117,7 +128,7 @@ class World:
     Args:
         kinds: names of the faults (``faults.KINDS``).
         folder: for journal and kill switch; on a fast disk.
-        blocks: with faults in the first half of them; the rest is quiet, so that everything can end.
+        blocks: in which faults strike and the policy acts; quiet ones follow until every intent has ended.
         kill_at: the block before which the kill switch is engaged.
         resumes: a person sets the gate going again after each halt.
     """
@@ -129,14 +140,15 @@ class World:
         folder: Path,
         loop: SimulatedLoop,
         *,
-        blocks: int = 24,
+        blocks: int = 12,
         habits: Habits = CALM,
         limits: Limits = LIMITS,
         kill_at: int | None = None,
         resumes: bool = True,
-        acting: float = 0.9,
+        acting: float = 0.7,
         each_block: Callable[[int], None] = lambda count: None,
     ) -> None:
+        blocks = max(blocks, *(KINDS[kind].least_blocks for kind in kinds), 0)
         self.seed, self.folder, self.loop, self.blocks, self.limits = seed, folder, loop, blocks, limits
         self.kill_at, self.resumes, self._each_block = kill_at, resumes, each_block
         loop.elapsed_s = 0.0
@@ -153,7 +165,7 @@ class World:
             price=PRICE,
             habits=habits,
         )
-        for _ in range(self.random.randint(14, 20)):  # a past, for reorganisations and for nodes that lag behind
+        for _ in range(self.random.randint(12, 18)):  # a past, for reorganisations and for nodes that lag behind
             self.chain.mine()
         self.chain.restart_time(START_S)
         holdings = {(QUOTE, address): 10**13 for address in LOANS.values()}
@@ -164,10 +176,13 @@ class World:
         self.endpoint = Witness(FaultyEndpoint(self.node, self.faults), self._note)
         self.kill = KillSwitch(folder / "kill")
         self.journal_path = folder / "journal.sqlite"
-        self.policy = scripted_policy(seed, acting=acting)
+        self.policy = scripted_policy(seed, acting=lambda: acting if self.maker.made < blocks else 0.0)
         self.record = Record(seed)
         self.runner: Runner | None = None
         self.maker = BlockMaker(self.node, BLOCK_S, self._before_block)
+        self.chain.on_block = self._write_down
+        for block in self.chain.blocks:
+            self._write_down(block)
 
     def run(self) -> Record:
         """Live it through, and close everything."""
@@ -178,9 +193,9 @@ class World:
     async def _live(self) -> None:
         self.maker.start()
         try:
-            while self.maker.made < self.blocks:
+            while not self._over():
                 await self._one_process()
-                if self.maker.made < self.blocks:
+                if not self._over():
                     self.record.restarts += 1
                     assert self.record.restarts < _MOST_RESTARTS, f"restarted without end: {self.record.stops[-3:]}"
                     await self.clock.sleep(_RESTART_S)
@@ -202,12 +217,13 @@ class World:
             sender = parts.sender
             if self.resumes and parts.gate.state.value != "active":
                 parts.gate.resume("a person looked")
+                self.record.resumes.append(self.clock.now())
             self.runner = Runner(parts)
-            if self.maker.made >= self.blocks:
-                self.runner.stop()
             await self.runner.run()
         except LiveError as error:
             self.record.stops.append(str(error))
+        except ProcessKilled:
+            self.record.stops.append("killed")
         finally:
             self.runner = None
             if sender is None:
@@ -271,7 +287,7 @@ class World:
                 maximum_fee_wei=MAXIMUM_FEE_WEI,
             ),
             clock=self.clock,
-            metrics=Metrics(self.clock, Redactor()),
+            metrics=_metrics(self.loop),
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
             simulate=simulate_plan,
@@ -282,11 +298,19 @@ class World:
             fault.on_block(count)
         if count == self.kill_at:
             self.kill.engage("simulated")
-        self.record.prices[self.chain.tip.number] = self.chain.price
         self.record.blocks = count
         self._each_block(count)
-        if count >= self.blocks and self.runner is not None:
+        if self.runner is not None and self._over():
             self.runner.stop()
+
+    def _write_down(self, block: Block) -> None:
+        self.record.prices[block.number] = self.chain.price
+        self.record.times[block.hash] = block.timestamp
+
+    def _over(self) -> bool:
+        """Quiet blocks have passed and nothing is open, or it never will be otherwise."""
+        quiet = self.maker.made - self.blocks
+        return quiet > _MOST_QUIET or (quiet >= _LEAST_QUIET and not open_intents(self.journal_path))
 
     def _note(self, transaction: Transaction) -> None:
         killed = self.kill.engaged()
@@ -296,14 +320,22 @@ class World:
         )
 
 
+def open_intents(path: Path) -> int:
+    """How many intents have not ended, read without the journal's own code."""
+    with closing(sqlite3.connect(path)) as database:
+        if not database.execute("SELECT name FROM sqlite_master WHERE name = 'intents'").fetchone():
+            return 0
+        states = database.execute("SELECT state FROM intents").fetchall()
+    return sum(state not in SETTLED for (state,) in states)
+
+
 def journal_digest(path: Path) -> str:
     """SHA-256 of all that a journal says, read without the journal's own code."""
     total = hashlib.sha256()
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         for (statement,) in database.execute("SELECT sql FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
             total.update(statement.encode())
         for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall():
             for row in database.execute(f"SELECT * FROM {name} ORDER BY rowid"):
                 total.update(repr(row).encode())
-    database.close()
     return total.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool
 from arbgym.amm.tick_math import tick_at_sqrt_price_x96
@@ -37,6 +38,7 @@ def concentrated(watched: WatchedPool, liquidity: int) -> ConcentratedPool:
     return pool
 
 
+@cache
 def fresh_pools() -> tuple[PoolModel, ...]:
-    """The states that the market starts with."""
+    """The states that the market starts with; a chain copies what it changes."""
     return (constant_product(200e6), concentrated(POOLS[1], 3 * 10**19), constant_product(40e6))
