@@ -152,7 +152,8 @@ def play(policy_folder: Path, tape: Any, config: Any) -> tuple[list[Any], list[d
         observation, _ = env.reset(seed=start)
         for _ in range(stop - start - 1):
             observations.append(observation)
-            observation, _, terminated, truncated, info = env.step(policy.predict(observation[None])[0])
+            masks = env.unwrapped.action_masks()[None]  # type: ignore[attr-defined]
+            observation, _, terminated, truncated, info = env.step(policy.predict(observation[None], masks)[0])
             infos.append(info)
         assert terminated or truncated
     return observations, infos
@@ -161,7 +162,7 @@ def play(policy_folder: Path, tape: Any, config: Any) -> tuple[list[Any], list[d
 def check_parity(folder: Path, url: str, pools: Pools, blocks: int, session: int) -> tuple[int, int]:
     """(decisions compared, those that acted); every observation, decision and plan equal."""
     config = quiet_config(episode_blocks=session)
-    policy_folder = save_policy(folder / "policy", config=config, seed=3)
+    policy_folder = save_policy(folder / "policy", config=config, seed=3, masked=True)
     settings = pools.settings(url, folder)
     recording = folder / "blocks.jsonl.gz"
     live = asyncio.run(run(Options(policy_folder, settings, record=recording), blocks, pools.trade))
