@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import WebSocketException
 
+from arbgym.live.plain_json import load_json
 from arbgym.live.terms import Clock, Endpoint, Refused, Unknown
 
 _BATCH = 100  # requests in one HTTP post: what the stricter providers take
@@ -76,9 +77,9 @@ class _Words:
 
 def _load(method: str, text: str | bytes) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unknown(method, "malformed", "not JSON") from error
+        return load_json(text)
+    except ValueError:  # its words may repeat what was sent
+        raise Unknown(method, "malformed", "not JSON") from None
 
 
 def _result(method: str, answer: Any, identity: int, words: _Words) -> Any:

@@ -21,6 +21,7 @@ from arbgym.amm import ConcentratedPool, ConstantProductPool
 from arbgym.live.book import constant_product
 from arbgym.live.events import hexadecimal
 from arbgym.live.feed import WatchedLender
+from arbgym.live.plain_json import load_json
 from arbgym.live.terms import ChainView, EndOfFeed, FeedBroken, Head, PoolModel, Reference, RivalTrade, WatchedPool
 
 FORMAT, VERSION = "arbgym live recording", 1
@@ -182,8 +183,8 @@ class _Line:
     def __init__(self, path: Path, number: int, line: bytes) -> None:
         self._path, self._number = path, number
         try:
-            value = json.loads(line, parse_constant=_no_constant)
-        except (ValueError, RecursionError):
+            value = load_json(line)
+        except ValueError:
             value = None
         if not isinstance(value, dict):
             raise RecordingError(f"{path}, line {number}: {line[:40]!r}; accepted is a JSON object")
@@ -200,10 +201,6 @@ class _Line:
 
     def refuse(self, name: str, told: str, accepted: str) -> NoReturn:
         raise RecordingError(f"{self._path}, line {self._number}, field {name}: {told}; {accepted}")
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}; accepted is a finite number")
 
 
 def _whole(value: Any) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool
+from arbgym.live.plain_json import load_json
 from arbgym.live.terms import Clock, Head, PoolModel, Reference, WatchedPool
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
@@ -118,8 +118,8 @@ class _Followed:
     def _take_message(self, text: str | bytes) -> None:
         try:
             try:
-                message = json.loads(text)
-            except (ValueError, RecursionError) as error:
+                message = load_json(text)
+            except ValueError as error:
                 raise Refusal("message: no JSON; accepted is a JSON object") from error
             self.take(*read_message(message, self._clock.now()))
         except Refusal as error:

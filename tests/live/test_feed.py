@@ -382,3 +382,304 @@ def test_discovery_refuses_what_is_no_pool(world: World) -> None:
         await feed.close()
 
     asyncio.run(run())
+
+
+# --------------------------------------------------------------------------------------- a node that does not tell the truth
+class Tampered:
+    """A node whose answers somebody changes on the way: ``change(method, answer) -> answer``."""
+
+    def __init__(self, node: LocatedEndpoint) -> None:
+        self.node = node
+        self.change: Callable[[str, Any], Any] = lambda method, answer: answer
+        self.requests = 0
+
+    async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+        self.requests += 1
+        return self.change(method, await self.node.request(method, parameters))
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        self.requests += 1
+        answers = await self.node.batch(calls)
+        return [self.change(method, answer) for (method, _), answer in zip(calls, answers, strict=True)]
+
+    async def next_head(self, timeout_s: float) -> dict[str, Any]:
+        return dict(self.change("eth_getBlockByNumber", await self.node.next_head(timeout_s)))
+
+    async def close(self) -> None:
+        await self.node.close()
+
+
+def tamper(world: World, story: Callable[[ChainFeed, Tampered], Awaitable[None]], check_every_blocks: int = 10**6) -> None:
+    """Run a story with an open feed on a node whose answers may be changed."""
+
+    async def run() -> None:
+        clock = SystemClock()
+        node = connect(world.anvil.url, timeout_s=10.0, clock=clock, poll_s=0.01)
+        tampered = Tampered(node)
+        pools = await watched(node, world)
+        feed = ChainFeed(tampered, clock, chain_id=31337, pools=pools, head_timeout_s=5.0, check_every_blocks=check_every_blocks)
+        try:
+            await feed.open()
+            await story(feed, tampered)
+        finally:
+            await feed.close()
+
+    asyncio.run(run())
+
+
+def without_bloom(method: str, answer: Any) -> Any:
+    """As a node that does not tell the header's filter."""
+    return {name: held for name, held in answer.items() if name != "logsBloom"} if "Block" in method else answer
+
+
+def test_lost_logs_are_told_by_the_header_s_filter(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        node.change = lambda method, answer: [] if method == "eth_getLogs" else answer
+        world.anvil.mine()
+        assert (await feed.next()).flow_base == (0.0, 0.0, 0.0)  # nothing happened, nothing is lost
+        world.market.swap_v2(world.v2, True, UNIT, UNIT // 2)
+        with pytest.raises(FeedBroken, match=r"pool a: state = .*; accepted is the chain's"):
+            await feed.next()
+
+    tamper(world, story)
+
+
+def test_lost_logs_are_told_by_reading_the_state(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        node.change = lambda method, answer: [] if method == "eth_getLogs" else without_bloom(method, answer)
+        world.market.swap_v3(world.coarse, True, UNIT)
+        with pytest.raises(FeedBroken, match=r"pool c: state = .*; accepted is the chain's"):
+            await feed.next()
+
+    tamper(world, story, check_every_blocks=1)
+
+
+def test_a_lost_mint_is_told_by_the_swap_that_crosses_its_ticks(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        node.change = lambda method, answer: [] if method == "eth_getLogs" else without_bloom(method, answer)
+        world.mint(world.fine, -500, -300, 10**21)
+        await feed.next()
+        node.change = without_bloom
+        world.market.send(world.market.trader.functions.swapV3(world.fine, True, 10**30, sqrt_price_x96_at_tick(-400)))
+        with pytest.raises(FeedBroken, match=r"pool b, log .*by the ticks held: a log is missing"):
+            await feed.next()
+
+    tamper(world, story)
+
+
+def test_repeated_disordered_and_foreign_logs_change_nothing(world: World) -> None:
+    def muddle(method: str, answer: Any) -> Any:
+        if method != "eth_getLogs":
+            return answer
+        foreign = [log | {"blockHash": "0x" + 64 * "a", "data": "0x"} for log in answer]
+        taken_back = [log | {"removed": True, "logIndex": hex(99)} for log in answer]
+        return [*foreign, *reversed(answer), *answer, *taken_back]
+
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        node.change = muddle
+        for _ in range(10):
+            world.act()
+            view = await feed.next()
+            assert [state(pool) for pool in view.pools] == await fresh(node.node, feed.pools, view)
+
+    tamper(world, story)
+
+
+def test_one_request_a_block_and_one_more_for_its_check(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        for _ in range(3):
+            world.market.swap_v2(world.v2, True, UNIT, UNIT // 2)
+            before = node.requests
+            await feed.next()
+            assert node.requests == before + 1
+
+    tamper(world, story)
+
+
+@pytest.mark.parametrize("error", [Unknown("eth_getLogs", "timeout"), Refused("eth_getLogs", -32000, "unknown block")])
+def test_after_no_answer_the_same_block_is_taken(world: World, error: LiveError) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        def fail(method: str, answer: Any) -> Any:
+            if method == "eth_getLogs":
+                raise error
+            return answer
+
+        for _ in range(3):
+            world.act()
+        number = world.anvil.block_number
+        node.change = fail
+        for _ in range(2):
+            with pytest.raises(FeedDown):
+                await feed.next()
+        node.change = lambda method, answer: answer
+        views = await catch_up(feed, world)
+        assert [view.head.number for view in views] == [number - 2, number - 1, number]
+        assert [state(pool) for pool in views[-1].pools] == await fresh(node.node, feed.pools, views[-1])
+
+    tamper(world, story)
+
+
+def test_a_node_that_lags_behind_is_waited_for(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        old = await node.node.request("eth_getBlockByNumber", ["latest", False])
+        for _ in range(2):
+            world.act()
+        await catch_up(feed, world)
+        stale, told = [old, old], node.next_head
+
+        async def lagging(timeout_s: float) -> Any:
+            return stale.pop() if stale else await told(timeout_s)
+
+        world.act()
+        node.next_head = lagging
+        view = await feed.next()
+        assert not stale and (view.head.number, view.reorg_depth) == (world.anvil.block_number, 0)
+
+    tamper(world, story)
+
+
+def test_a_header_without_a_base_fee_is_refused(world: World) -> None:
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        node.change = lambda method, answer: answer | {"baseFeePerGas": None} if "Block" in method else answer
+        world.anvil.mine()
+        with pytest.raises(FeedBroken, match="only chains with EIP-1559"):
+            await feed.next()
+
+    tamper(world, story)
+
+
+# --------------------------------------------------------------------------------------------------------------- any JSON
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["0x", "0x1", "0x" + 64 * "f"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+class Replayed:
+    """What a node said once, with one place in it changed."""
+
+    def __init__(self, told: dict[str, Any], heads: list[Any]) -> None:
+        self.told, self.heads = told, heads
+
+    async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+        found = self.told.get(f"{method} {list(parameters)}")
+        if found is None:
+            raise Unknown(method, "timeout")
+        return found
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        return [await self.request(method, parameters) for method, parameters in calls]
+
+    async def next_head(self, timeout_s: float) -> Any:
+        if not self.heads:
+            raise Unknown("next_head", "timeout")
+        return self.heads.pop(0)
+
+    async def close(self) -> None:
+        pass
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place within a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, held in inner for place in places(held, (*path, key)))]
+
+
+def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copied = deepcopy(value)
+    at = copied
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = new
+    return copied
+
+
+def test_whatever_json_a_node_answers_only_live_errors_come_out(world: World) -> None:
+    told: dict[str, Any] = {}
+    heads: list[Any] = []
+    pools: list[WatchedPool] = []
+    states: list[Any] = []
+
+    class Recording(Tampered):
+        async def request(self, method: str, parameters: Sequence[Any]) -> Any:
+            told[f"{method} {list(parameters)}"] = answer = await super().request(method, parameters)
+            return answer
+
+        async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+            return [await self.request(method, parameters) for method, parameters in calls]
+
+        async def next_head(self, timeout_s: float) -> Any:
+            heads.append(await super().next_head(timeout_s))
+            return heads[-1]
+
+    options: dict[str, Any] = {"chain_id": 31337, "account": "0x" + 40 * "1", "check_every_blocks": 1}
+    lenders = [WatchedLender("maker", "balance", "0x" + 40 * "2")]
+
+    async def record() -> None:
+        clock = SystemClock()
+        node = Recording(connect(world.anvil.url, timeout_s=5.0, clock=clock, poll_s=0.01))
+        pools.extend(await watched(node.node, world))
+        feed = ChainFeed(node, clock, pools=pools, lenders=lenders, **options)
+        await feed.open()
+        latest = told.pop("eth_getBlockByNumber ['latest', False]")
+        world.market.swap_v3(world.fine, True, UNIT)
+        states.append([state(pool) for pool in (await feed.next()).pools])
+        world.mint(world.coarse, -600, 600, 10**20)
+        states.append([state(pool) for pool in (await feed.next()).pools])
+        told["eth_getBlockByNumber ['latest', False]"] = latest
+        await feed.close()
+
+    asyncio.run(record())
+    heads[:] = [head for head in heads if head["hash"] != told["eth_getBlockByNumber ['latest', False]"]["hash"]]
+
+    async def run(answers: dict[str, Any], later: list[Any]) -> None:
+        feed = ChainFeed(Replayed(answers, later), SystemClock(), pools=pools, lenders=lenders, **options)
+        seen: list[Any] = []
+        try:
+            await feed.open()
+            for _ in range(4):
+                try:
+                    seen.append([state(pool) for pool in (await feed.next()).pools])
+                except FeedDown:
+                    continue
+        except LiveError:
+            return
+        assert seen in ([], states[:1], states)  # whatever came out is right
+
+    asyncio.run(run(told, list(heads)))
+
+    @settings(max_examples=250, deadline=None)
+    @given(st.data())
+    def fuzz(data: st.DataObject) -> None:
+        spots = [(key, path) for key, value in {**told, "": heads}.items() for path in places(value)]
+        key, path = data.draw(st.sampled_from(spots))
+        new = data.draw(JSON)
+        if key:
+            asyncio.run(run(told | {key: changed(told[key], path, new)}, list(heads)))
+        else:
+            damaged = changed(heads, path, new)
+            asyncio.run(run(told, damaged if isinstance(damaged, list) else [damaged]))
+
+    fuzz()
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON, st.sampled_from(["v2", "v3"]))
+def test_any_json_is_refused_by_name_or_read(value: Any, kind: Any) -> None:
+    with pytest.raises(events.Malformed, match="accepted is"):
+        events.read_header(value)
+    if value != []:
+        with pytest.raises(events.Malformed, match="accepted is"):
+            events.read_logs(value, "0x" + 64 * "a")
+    for topic in events.TOPICS[kind]:
+        log = events.Log("0x" + 40 * "1", (topic,), "0x12", "0x" + 64 * "2", 1)
+        with pytest.raises(events.Malformed, match=r"log 1 of .*; accepted is"):
+            events.decode(log, kind)
