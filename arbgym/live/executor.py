@@ -257,7 +257,8 @@ async def simulate(
     except Refused as refused:
         if not _is_revert(refused):
             raise
-        raise WouldRevert(revert_reason(refused.data) if len(refused.data) > 2 else refused.message, refused.data) from None
+        said = re.search("0x(?:[0-9a-fA-F]{2})+$", refused.data)  # Parity's line writes "Reverted 0x..."
+        raise WouldRevert(revert_reason(said[0]) if said else refused.message, said[0] if said else "0x") from None
     if answer == "0x":
         raise WouldRevert(f"no contract answers at {to}")
     if not (isinstance(answer, str) and re.fullmatch("0x[0-9a-fA-F]{64}", answer)):
@@ -266,6 +267,6 @@ async def simulate(
 
 
 def _is_revert(refused: Refused) -> bool:
-    """The EVM ran and gave up, in the words of geth, anvil and others; code 3 is geth's for a revert with data."""
+    """The EVM ran and gave up, in the words of geth, anvil and others. Codes: 3 is geth's for a revert with data, -32015 Parity's."""
     said = refused.message.lower()
-    return refused.code == 3 or any(sign in said for sign in ("revert", "out of gas", "outofgas", "invalid opcode"))
+    return refused.code in (3, -32015) or any(sign in said for sign in ("revert", "out of gas", "outofgas", "invalid opcode"))

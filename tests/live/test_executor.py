@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from hashlib import sha256
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool, PoolError
+from arbgym.amm.tick_math import tick_at_sqrt_price_x96
 from arbgym.live.executor import (
     DRY_RUN_ADDRESS,
     FUNDINGS,
@@ -187,6 +189,26 @@ def test_longer_cycles(world: World, names: tuple[str, ...]) -> None:
     assert world.send(encode(route))["status"] == 1
     assert world.balances(world.owner) == (0, expected)
     assert world.balances(world.executor.address) == (0, 0)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_pancakeswap_s_v3_pool(world: World, first: bool) -> None:
+    """Which makes the same callback under another name."""
+    price, liquidity = isqrt(206 * 2**192 // 100), 10**24
+    address = world.market.pancake_pool(500, 10, price)
+    world.market.mint_v3(address, 6000, 8400, liquidity)
+    ticks = {6000: liquidity, 8400: -liquidity}
+    tick = tick_at_sqrt_price_x96(price)
+    pool = ConcentratedPool(sqrt_price_x96=price, tick=tick, liquidity=liquidity, fee=500, tick_spacing=10, ticks=ticks)
+    models = [pool, world.model("v2_high")] if first else [world.model("v2_low"), pool]
+    amount = 10**20
+    bought = spent_and_got(models[0], amount, False)[1]
+    expected = spent_and_got(models[1], bought, True)[1] - amount
+    leg = Leg(address.lower(), world.tokens[0 if not first else 1].address.lower(), "v3", not first, 500)
+    legs = (leg, world.leg("v2_high", True)) if first else (world.leg("v2_low", False), leg)
+    route = Route(f"uniswap_{legs[0].kind}_flash_swap", None, amount, expected, FAR, legs)
+    assert expected > 0
+    assert world.simulate(route) == expected
 
 
 @pytest.mark.parametrize("funding", ["uniswap_v2_flash_swap", "morpho_blue"])
@@ -388,13 +410,13 @@ def test_forged_callbacks_are_refused_to_everybody(world: World) -> None:
     assert not any(done for done, _ in world.puppet.functions.results().call())
 
 
-def hostile(world: World, route: Route, good: list[tuple[str, str]] | None = None) -> list[tuple[str, str]]:
+def hostile(world: World, route: Route) -> list[tuple[str, str]]:
     """All that a hostile contract can try on the executor while it trades ``route``; none of it may work."""
     tries = [encode(route), call("sweep", NOBODY), call("sweep", world.tokens[1].address)]
     for data in (arguments_of(route), payment(world.tokens[1].address, 10**18), "0x"):
         for initiator in (world.executor.address, world.puppet.address):
             tries += callbacks(world, data, initiator).values()
-    return [(world.executor.address, data) for data in tries if (world.executor.address, data) not in (good or [])]
+    return [(world.executor.address, data) for data in tries]
 
 
 def give(world: World, token: int, amount: int, to: str | None = None) -> tuple[str, str]:
@@ -435,24 +457,26 @@ def test_a_hostile_v2_pool_within_a_cycle_gets_nothing_done(world: World) -> Non
     assert world.balances(world.executor.address) == (0, 0)
 
 
-def test_a_hostile_v2_pool_that_lends_is_heard_once(world: World) -> None:
+@pytest.mark.parametrize("callback", ["uniswapV2Call", "pancakeCall"])
+def test_a_hostile_v2_pool_that_lends_is_heard_once(world: World, callback: str) -> None:
     amount = 10**18
     legs = (puppet_leg(world, "v2", False), world.leg("v3_low", True))
     route = Route("uniswap_v2_flash_swap", None, amount, 0, FAR, legs)
     world.tell(selector("getReserves()"), [], RESERVES)
-    asked = call("uniswapV2Call", world.executor.address, 10**18, 0, bytes.fromhex(arguments_of(route)[2:]))
-    tries = hostile(world, route, [(world.executor.address, asked)])
-    tries = [(target, data) for target, data in tries if data != asked and not data.startswith(selector(PANCAKE_CALL))]
+    right = callbacks(world, arguments_of(route), NOBODY)
+    asked = right[callback]
+    # either name would do, but only once
+    tries = [
+        (target, data) for target, data in hostile(world, route) if data not in (right["uniswapV2Call"], right["pancakeCall"])
+    ]
     good = [give(world, 0, 10**18), (world.executor.address, asked)]
-    world.tell(selector(V2_SWAP), [*tries, *good, *tries, (world.executor.address, asked)])
+    again = [(world.executor.address, right[name]) for name in ("uniswapV2Call", "pancakeCall")]
+    world.tell(selector(V2_SWAP), [*tries, *good, *tries, *again])
     assert world.send(encode(route))["status"] == 1
-    assert outcomes(world) == [False] * len(tries) + [True, True] + [False] * (len(tries) + 1)
+    assert outcomes(world) == [False] * len(tries) + [True, True] + [False] * (len(tries) + 2)
     assert world.balances(world.executor.address) == (0, 0)
     world.tell(selector(V2_SWAP), [])
     assert world.refused(encode(route)) == custom("NotCalledBack(address)", int(world.puppet.address, 16))
-
-
-PANCAKE_CALL = "pancakeCall(address,uint256,uint256,bytes)"
 
 
 def test_a_hostile_v3_pool_gets_its_input_once_and_no_more(world: World) -> None:
@@ -596,6 +620,8 @@ class Scripted:
         (Refused("eth_call", 3, "execution reverted", not_profitable(5, 7)), WouldRevert, "a gain of 5 raw where 7 was wanted"),
         (Refused("eth_call", -32000, "execution reverted"), WouldRevert, "execution reverted"),
         (Refused("eth_call", -32000, "out of gas"), WouldRevert, "out of gas"),
+        (Refused("eth_call", -32015, "VM execution error.", f"Reverted {not_profitable(5, 7)}"), WouldRevert, "a gain of 5 raw"),
+        (Refused("eth_call", -32015, "VM execution error.", "Reverted 0x"), WouldRevert, "VM execution error"),
         (Refused("eth_call", -32000, "header not found"), Refused, "header not found"),
         (Refused("eth_call", -32602, "too many arguments"), Refused, "too many arguments"),
         (Unknown("eth_call", "timeout"), Unknown, "timeout"),
