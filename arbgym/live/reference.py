@@ -115,7 +115,8 @@ class _Followed:
             raise Refusal(f"time = {time_s}; accepted is {self._latest.time_s} or later: a newer price is here")
         self._latest = Reference(price, time_s, self._name)
 
-    def _take_message(self, text: str | bytes) -> None:
+    def take_message(self, text: str | bytes) -> None:
+        """Take the price of one JSON message; what holds none is counted and reported."""
         try:
             try:
                 message = load_json(text)
@@ -161,7 +162,7 @@ class RestReference(_Followed):
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S)) as session:
             while True:
                 async with session.get(self._url, raise_for_status=True) as answer:
-                    self._take_message(await answer.content.read(_MOST_BYTES))
+                    self.take_message(await answer.content.read(_MOST_BYTES))
                 await self._clock.sleep(self._poll_s)
 
 
@@ -177,7 +178,7 @@ class StreamReference(_Followed):
 
         async with connect(self._url, open_timeout=_TIMEOUT_S, max_size=_MOST_BYTES, proxy=None) as socket:
             async for message in socket:
-                self._take_message(message)
+                self.take_message(message)
         raise ConnectionError("ended")
 
 
