@@ -56,8 +56,6 @@ class _Gates:
 
     def __init__(self, env: NativeVectorEnv, limits: Limits, equity_eth: float) -> None:
         definition, constants = env.definition, env.core.world.config[0]
-        if definition.intend is None or constants["auction"] != 0:
-            raise ValueError(f"environment = {definition.id} {env.preset}; accepted is ArbFlash-v0 with pools")
         self._intend: Any = definition.intend
         self._world, self._constants = env.core.world, constants
         self._place = {name: place for place, name in enumerate(definition.intent)}
@@ -156,6 +154,10 @@ def play_gated(simulator: Simulator, decide: Decide | MaskedDecide, limits: Limi
 
     Raises ValueError for environments without pools and loans. Hindsight (the oracle) asks nobody.
     """
+    env = simulator.make()
+    definition, config = env.definition, env.config
+    if definition.intend is None or getattr(config, "auction", "none") != "none":
+        raise ValueError(f"environment = {definition.id} {config.preset}; accepted is ArbFlash-v0 with pools")
     playing: list[tuple[NativeVectorEnv, _Gates]] = []
 
     def before(env: NativeVectorEnv) -> None:

@@ -427,6 +427,15 @@ def test_the_last_moment_counts_the_order_itself_once() -> None:
     assert gate.still_allowed(order).limit == "max_reference_age_s"
 
 
+def test_leverage_is_over_the_equity_that_is_left() -> None:
+    clock = TestClock()
+    gate = RiskGate(replace(WIDE, max_leverage=1.0), clock, MemoryStore(), EQUITY_ETH)
+    reverted(gate, clock, 1, 4.0)
+    bought = replace(ORDER, flash=False, borrowed_eth=0.0)
+    assert gate.check(replace(bought, notional_eth=4.0)).allowed
+    assert gate.check(replace(bought, notional_eth=4.5)).limit == "max_leverage"
+
+
 def test_inventory_is_bought_and_sold_off() -> None:
     clock = TestClock()
     gate = RiskGate(replace(LIMITS, max_leverage=100.0), clock, MemoryStore(), EQUITY_ETH)
