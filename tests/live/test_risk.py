@@ -218,11 +218,18 @@ def live_through(gate: RiskGate, clock: TestClock, order: Order, event: dict[str
         gate.record(outcome(order, event["end"], clock.now(), cost_eth), event["profit_eth"])
 
 
-@settings(max_examples=250, deadline=None)
-@given(st.lists(events(), max_size=14))
-def test_what_passes_is_what_breaks_no_rule(told: list[dict[str, Any]]) -> None:
-    clock, story = TestClock(), Story(LIMITS)
-    gate = RiskGate(LIMITS, clock, MemoryStore(), EQUITY_ETH)
+# by these, limits that others hide behind the day's loss come first, too
+DAY_IS_OPEN = replace(
+    LIMITS, max_daily_loss_eth=64.0, gas_budget_eth_per_day=64.0, max_consecutive_reverts=64, max_drawdown=0.0625
+)
+RATE_IS_OPEN = replace(DAY_IS_OPEN, max_orders_per_minute=64, kelly_fraction=1.0, max_drawdown=1.0, max_leverage=0.375)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([LIMITS, DAY_IS_OPEN, RATE_IS_OPEN]), st.lists(events(), max_size=14))
+def test_what_passes_is_what_breaks_no_rule(limits: Limits, told: list[dict[str, Any]]) -> None:
+    clock, story = TestClock(), Story(limits)
+    gate = RiskGate(limits, clock, MemoryStore(), EQUITY_ETH)
     for number, event in enumerate(told):
         clock.pass_by(event["pause_s"])
         order, now = order_of(event, number, clock.now()), clock.now()
@@ -425,6 +432,17 @@ def test_the_last_moment_counts_the_order_itself_once() -> None:
     assert gate.still_allowed(order).limit == "max_notional_eth"
     clock.pass_by(25.0)
     assert gate.still_allowed(order).limit == "max_reference_age_s"
+
+
+def test_drawdown_is_from_the_highest_equity() -> None:
+    clock = TestClock()
+    gate = RiskGate(replace(WIDE, max_drawdown=0.25), clock, MemoryStore(), EQUITY_ETH)
+    live_through(gate, clock, ORDER, {"end": IntentState.MINED, "cost_eth": 0.0, "profit_eth": 8.0})
+    reverted(gate, clock, 1, 3.0)
+    assert gate.state is GateState.ACTIVE
+    assert gate.drawdown == 3.0 / 16.0
+    reverted(gate, clock, 2, 1.0)
+    assert gate.state is GateState.HALTED
 
 
 def test_leverage_is_over_the_equity_that_is_left() -> None:
