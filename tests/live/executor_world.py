@@ -16,7 +16,6 @@ from tests.chain.anvil import Anvil
 from tests.chain.market import Market
 
 _COMPILED = json.loads((Path(__file__).with_name("contracts") / "contracts.json").read_text())
-NO_PROFIT = 0
 FAR = 10**9  # a block that no test gets to
 # A puppet keeps what it is told in storage, so its chain has large blocks, and no cap on a transaction (Osaka).
 NODE_OPTIONS = ("--hardfork", "prague", "--gas-limit", str(10**9))
@@ -24,7 +23,7 @@ _AMPLE_GAS = 9 * 10**8
 
 
 class AnvilEndpoint:
-    """The node as an Endpoint; only what ``simulate`` needs, and a record of what was asked."""
+    """The node, as far as ``simulate`` needs an endpoint, and a record of what was asked."""
 
     def __init__(self, anvil: Anvil) -> None:
         from web3 import HTTPProvider
@@ -39,15 +38,6 @@ class AnvilEndpoint:
             error = answer["error"]
             raise Refused(method, error["code"], error["message"], error.get("data") or "")
         return answer["result"]
-
-    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
-        return [await self.request(*call) for call in calls]
-
-    async def next_head(self, timeout_s: float) -> dict[str, Any]:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        pass
 
 
 class World:
@@ -127,7 +117,7 @@ class World:
         return tuple(self.leg(name, (place + quote) % 2 == 0) for place, name in enumerate(names))
 
     def flash_swap(
-        self, names: Sequence[str], quote: int, amount_in_raw: int, minimum_profit_raw: int = NO_PROFIT, last_block: int = FAR
+        self, names: Sequence[str], quote: int, amount_in_raw: int, minimum_profit_raw: int = 0, last_block: int = FAR
     ) -> Route:
         legs = self.legs(names, quote)
         return Route(f"uniswap_{legs[0].kind}_flash_swap", None, amount_in_raw, minimum_profit_raw, last_block, legs)
