@@ -142,7 +142,7 @@ class ChainFeed:
             chain_id = quantity("eth_chainId", await self._endpoint.request("eth_chainId", []))
             if chain_id != self._chain_id:
                 raise FeedBroken(f"chain_id = {chain_id}; accepted is {self._chain_id}, that of the configuration")
-            head = read_header(await self._endpoint.request("eth_getBlockByNumber", ["latest", False])).head
+            head = (await self._newest()).head
             await self._reader.find_multicall(head.hash)
             await self._book.snapshot(head, self._reader)
             balance, lenders = self._funds(await self._endpoint.batch(list(self._fund_requests(head.hash))))
@@ -186,14 +186,13 @@ class ChainFeed:
         until = self._clock.monotonic() + self._head_timeout_s
         while not self._coming:
             if self._behind:
-                told: Any = await self._endpoint.request("eth_getBlockByNumber", ["latest", False])
+                header = await self._newest()
             else:
                 left_s = until - self._clock.monotonic()
                 if left_s <= 0.0:
                     raise Unknown("next_head", "timeout", f"no new head in {self._head_timeout_s:g} s")
-                told = await self._endpoint.next_head(left_s)
+                header = read_header(await self._endpoint.next_head(left_s))
             self._behind = True
-            header = read_header(told)
             if self._hashes.get(header.head.number) != header.head.hash:  # else it is ours, or a node lags behind
                 path = await self._path_to(header)
                 self._reorg_depth += self._book.undo(path[0].head.parent_hash)
@@ -240,6 +239,9 @@ class ChainFeed:
                 raise Malformed("header.number", one.head.number, f"{number}, its parent's and one")
             parent_hash = one.head.hash
         return path
+
+    async def _newest(self) -> Header:
+        return self._existing(await self._endpoint.request("eth_getBlockByNumber", ["latest", False]), "the newest block")
 
     @staticmethod
     def _existing(told: Any, what: str) -> Header:

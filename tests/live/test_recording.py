@@ -105,7 +105,7 @@ views = st.builds(
 
 @SUFFIXES
 @given(recorded=st.lists(views, min_size=1, max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_views_come_back_equal(tmp_path_factory: pytest.TempPathFactory, suffix: str, recorded: list[ChainView]) -> None:
     path = tmp_path_factory.mktemp("recording") / f"blocks{suffix}"
     record(path, recorded)
@@ -270,7 +270,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_recording_with_any_bytes_changed_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
