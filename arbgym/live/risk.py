@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -335,6 +336,12 @@ class RiskGate:
             self._base.add(self._entries.pop(0))
         self._add_up()
         self._latch()
+        self._put()
+
+    def keep_open(self, keys: Collection[str]) -> None:
+        """After a start: of the orders that have not ended, only these were ever written down; the others were never sent."""
+        self._open = {key: order for key, order in self._open.items() if key in keys}
+        self._add_up_open()
         self._put()
 
     def head(self, timestamp_s: float) -> None:

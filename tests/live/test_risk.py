@@ -521,6 +521,22 @@ def test_what_a_reorganisation_takes_back_leaves_no_trace(told: list[dict[str, A
     assert figures(corrected) == figures(plain)
 
 
+def test_an_order_that_was_announced_and_never_written_holds_nothing_back_after_a_start() -> None:
+    clock, store = TestClock(), JsonStore()
+    limits = replace(WIDE, max_daily_loss_eth=0.75, max_exposure_eth=4.0)
+    gate = RiskGate(limits, clock, store, EQUITY_ETH)
+    staked = replace(ORDER, worst_cost_eth=0.5, expected_profit_eth=16.0, flash=False, borrowed_eth=0.0, notional_eth=1.0)
+    for key in ("written", "lost"):
+        gate.sent(replace(staked, key=key))
+    again = RiskGate(limits, clock, store, EQUITY_ETH)
+    assert again.check(replace(ORDER, key="next")).limit == "max_daily_loss_eth"
+    again.keep_open(["written"])
+    assert again.check(replace(ORDER, key="next")).allowed
+    assert again.check(replace(staked, key="next")).limit == "max_daily_loss_eth"
+    third = RiskGate(limits, clock, store, EQUITY_ETH)
+    assert {row.name: row.value for row in third.status()}["max_exposure_eth"] == 1.0
+
+
 def test_an_outcome_told_twice_counts_once() -> None:
     clock = TestClock()
     gate = RiskGate(WIDE, clock, MemoryStore(), EQUITY_ETH)
