@@ -432,3 +432,44 @@ def test_a_pool_can_be_rebuilt_from_what_it_shows(pool: ConcentratedPool) -> Non
         liquidity_gross=pool.liquidity_gross,
     )
     assert _state(again) == _state(pool)
+
+
+@given(concentrated_pools(), AMOUNTS, st.booleans())
+def test_a_moved_pool_is_the_swapped_one_and_the_first_stays(pool: ConcentratedPool, amount: int, zero_for_one: bool) -> None:
+    before, swapped = _state(pool), pool.copy()
+    end = swapped.swap(amount_specified=amount, zero_for_one=zero_for_one)
+    moved = pool.moved(sqrt_price_x96=end.sqrt_price_x96, tick=end.tick, liquidity=end.liquidity)
+    assert _state(moved)[:4] == _state(swapped)[:4] and _state(pool) == before
+    assert pool.liquidity_at(end.tick) == end.liquidity and moved.liquidity_at(pool.tick) == pool.liquidity
+
+
+@given(concentrated_pools(), st.integers(-300, 300), st.integers(1, 300), st.integers(1, 2**90))
+def test_changed_ticks_are_a_mint_and_its_burn(pool: ConcentratedPool, offset: int, width: int, liquidity: int) -> None:
+    before, minted = _state(pool), pool.copy()
+    low = (pool.tick // pool.tick_spacing + offset) * pool.tick_spacing
+    high = low + width * pool.tick_spacing
+    assume(-MAX_TICK <= low and high <= MAX_TICK)
+    minted.mint(tick_lower=low, tick_upper=high, liquidity=liquidity)
+    assert _state(pool) == before, "a copy's mint shows in the pool it was copied from"
+    ticks = {tick: (minted.ticks[tick], minted.liquidity_gross[tick]) for tick in (low, high)}
+    changed = pool.with_ticks(ticks, minted.liquidity)
+    assert _state(changed) == _state(minted) and changed.liquidity_gross == minted.liquidity_gross
+    was = {tick: (pool.ticks.get(tick, 0), pool.liquidity_gross.get(tick, 0)) for tick in (low, high)}
+    assert _state(changed.with_ticks(was, pool.liquidity)) == _state(pool) == before
+
+
+@pytest.mark.parametrize(
+    ("ticks", "field"),
+    [
+        ({7: (1, 1)}, "tick_spacing"),
+        ({60: (2, 1)}, "liquidity_gross"),
+        ({60: (1, 0)}, "liquidity_gross"),
+        ({887280: (1, 1)}, "ticks"),
+    ],
+)
+def test_impossible_ticks_are_refused(ticks: dict[int, tuple[int, int]], field: str) -> None:
+    pool = ConcentratedPool(sqrt_price_x96=Q96, tick=0, liquidity=0)
+    with pytest.raises(ValueError, match=field):
+        pool.with_ticks(ticks, 0)
+    with pytest.raises(ValueError, match="tick: 5 does not belong"):
+        pool.moved(sqrt_price_x96=Q96, tick=5, liquidity=0)
