@@ -457,6 +457,17 @@ def test_a_hostile_v2_pool_within_a_cycle_gets_nothing_done(world: World) -> Non
     assert world.balances(world.executor.address) == (0, 0)
 
 
+@pytest.mark.parametrize(("paid", "wanted", "gain"), [(0, 0, 0), (10**18 - 1, 0, 0), (10**18 + 5, 6, 5)])
+def test_a_pool_that_pays_less_than_it_says_is_found_out(world: World, paid: int, wanted: int, gain: int) -> None:
+    for token in world.tokens:
+        world.mint(token, world.executor.address, 10**24)  # enough to repay the debt from
+    legs = (world.leg("v2_low", False), puppet_leg(world, "v2", True))
+    route = Route("uniswap_v2_flash_swap", None, 10**18, wanted, FAR, legs)
+    world.tell(selector("getReserves()"), [], DEAR)
+    world.tell(selector(V2_SWAP), [give(world, 1, paid)])
+    assert world.refused(encode(route)) == not_profitable(gain, wanted)
+
+
 @pytest.mark.parametrize("callback", ["uniswapV2Call", "pancakeCall"])
 def test_a_hostile_v2_pool_that_lends_is_heard_once(world: World, callback: str) -> None:
     amount = 10**18
