@@ -547,6 +547,26 @@ def test_an_outcome_told_twice_counts_once() -> None:
     assert gate.equity_eth == EQUITY_ETH + 0.375
 
 
+def test_an_old_outcome_told_again_does_not_become_the_latest() -> None:
+    clock = TestClock()
+    gate = RiskGate(WIDE, clock, MemoryStore(), EQUITY_ETH)
+    live_through(gate, clock, ORDER, {"end": IntentState.MINED, "cost_eth": 0.0, "profit_eth": 0.0})
+    reverted(gate, clock, 1, 0.0)
+    gate.record(outcome(ORDER, IntentState.MINED, clock.now()), 0.0)
+    assert {row.name: row.value for row in gate.status()}["max_consecutive_reverts"] == 1
+
+
+def test_an_outcome_of_yesterday_leaves_todays_loss() -> None:
+    clock = TestClock()
+    gate = RiskGate(WIDE, clock, MemoryStore(), EQUITY_ETH)
+    reverted(gate, clock, 1, 0.5)
+    late = replace(ORDER, key="late")
+    gate.sent(late)
+    gate.record(outcome(late, IntentState.REVERTED, clock.now() - 12.0, 0.25), 0.0)
+    assert {row.name: row.value for row in gate.status()}["max_daily_loss_eth"] == 0.5
+    assert gate.equity_eth == EQUITY_ETH - 0.75
+
+
 def test_a_correction_of_what_is_forgotten_halts() -> None:
     clock = TestClock()
     gate = RiskGate(WIDE, clock, MemoryStore(), EQUITY_ETH)
