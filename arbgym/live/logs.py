@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -51,6 +52,7 @@ class Redactor:
     def __init__(self) -> None:
         self._patterns: set[str] = set()
         self._known: re.Pattern[str] | None = None
+        self._shortest = sys.maxsize  # a text with fewer characters holds no secret
 
     def __repr__(self) -> str:
         return f"Redactor({len(self._patterns)} patterns)"
@@ -62,6 +64,9 @@ class Redactor:
         if not secret:
             raise ValueError("secret is empty; accepted is at least one character")
         if isinstance(secret, bytes):
+            self._shortest = min(self._shortest, len(secret) // 4)  # a character has up to four bytes
+            with contextlib.suppress(UnicodeDecodeError):
+                self.add(secret.decode("utf-8"))
             self._patterns |= {_hexadecimal(secret.hex()), _exact(str(secret)), _exact(str(secret)[2:-1]), *_base64(secret)}
         else:
             body = secret[2:] if secret[:2] in ("0x", "0X") else secret
@@ -71,6 +76,9 @@ class Redactor:
                 if len(body) % 2 == 0:
                     raw = bytes.fromhex(body)
                     self._patterns |= {_exact(str(raw)[2:-1]), *_base64(raw)}
+                self._shortest = min(self._shortest, len(body) // 8)
+            # a leading 0x or zeros may be missing, and what was quoted may be shown unquoted
+            self._shortest = min(self._shortest, len(body.lstrip("0")), len(unquote(secret)))
             forms = {secret, quote(secret, safe=""), quote(secret), unquote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
             self._patterns |= {_exact(form) for form in forms if form}
             self._patterns |= set(_base64(secret.encode("utf-8", "surrogatepass")))
@@ -92,15 +100,17 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """``text`` without secrets."""
-        if self._known is not None:
+        if self._known is not None and len(text) >= self._shortest:
             text = self._known.sub(REDACTED, text)
-        return _SECRET_TEXT.sub(_keep_name, text)
+        # most texts are a word: nothing of this form is in them
+        return _SECRET_TEXT.sub(_keep_name, text) if any(sign in text for sign in (" ", ":", "=")) else text
 
     def plain(self, value: Any, name: str = "", depth: int = 0) -> Any:
         """``value`` as something that JSON has, without secrets; what is called like a secret loses its value altogether."""
-        if name and _SECRET_NAME.search(name):
+        if name and _is_secret_name(name):
             return REDACTED
-        if value is None or isinstance(value, bool):
+        kind = type(value)
+        if value is None or kind is bool or (kind is float and math.isfinite(value)):
             return value
         if isinstance(value, int):
             return int(value) if abs(value) < 2**63 else self.text(str(value))
@@ -126,6 +136,11 @@ class Redactor:
         except UnicodeDecodeError:
             return self.text("0x" + value.hex())
         return self.text(text if text.isprintable() else "0x" + value.hex())
+
+
+@functools.lru_cache(maxsize=1_024)
+def _is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _exact(form: str) -> str:

@@ -330,6 +330,18 @@ def test_what_is_called_like_a_secret_is_not_shown(name: str) -> None:
     assert "unheard" not in plain["words"]
 
 
+@given(st.binary(min_size=16, max_size=40), st.booleans())
+def test_secret_bytes_are_gone_as_bytes_as_text_and_as_hexadecimal(secret: bytes, announced_as_hexadecimal: bool) -> None:
+    assume(any(secret[:8]))
+    redactor = Redactor()
+    redactor.add(secret.hex() if announced_as_hexadecimal else secret)
+    for value in (secret, bytearray(secret), secret.hex(), f"x{secret!r}", {"a": [secret]}):
+        plain = str(redactor.plain(value))
+        assert REDACTED in plain
+        assert secret.hex().lstrip("0") not in plain
+        assert str(secret)[2:-1] not in plain
+
+
 def test_an_intent_s_key_and_a_token_s_address_stay_readable() -> None:
     plain = Redactor().plain(
         {"key": "ab12", "token0": "0xabc", "policy": "p", "gas_used": 21_000, "nested": {"key": "who knows"}}
