@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NoReturn
 
 from arbgym.live.book import REORG_LIMIT, Held, PoolBook, PoolSwap, Step
@@ -195,50 +196,57 @@ class ChainFeed:
             self._behind = True
             if self._hashes.get(header.head.number) != header.head.hash:  # else it is ours, or a node lags behind
                 path = await self._path_to(header)
-                self._reorg_depth += self._book.undo(path[0].head.parent_hash)
-                self._forget(self._book.head.number + 1)
+                await self._go_back(path[0].head.parent_hash, path[0].head.number - 1)
                 self._coming.extend(path)
             self._behind = False
 
     async def _path_to(self, header: Header) -> list[Header]:
-        """Headers from the successor of one of the book's blocks to ``header``."""
-        ours = {head.hash: head.number for head in self._book.heads}
-        newest, oldest = self._book.head.number, self._book.heads[0].number
+        """Headers from the successor of a block that was taken (or that stands below all of them) to ``header``."""
+        taken = {hash_: number for number, hash_ in self._hashes.items()} | {head.hash: head.number for head in self._book.heads}
+        newest = self._book.head.number
+        first = next(iter(self._hashes), newest + 1)  # the lowest block handed on
         between: list[Header] = []
         while header.head.number - 1 > newest + len(between):  # blocks that were missed
-            first = newest + 1 + len(between)
-            numbers = range(first, min(first + _HEADERS_AT_ONCE, header.head.number))
+            start = newest + 1 + len(between)
+            numbers = range(start, min(start + _HEADERS_AT_ONCE, header.head.number))
             found = await self._endpoint.batch([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
             between += [self._existing(one, f"block {number}") for number, one in zip(numbers, found, strict=True)]
         path = [*between, header]
-        while path[0].head.parent_hash not in ours:
-            if path[0].head.number <= oldest and len(ours) > REORG_LIMIT:
+        for earlier, later in pairwise(path):
+            if later.head.parent_hash != earlier.head.hash:
+                raise Unknown("eth_getBlockByNumber", "malformed", f"block {later.head.number}: the chain changed meanwhile")
+        while path[0].head.parent_hash not in taken:
+            lowest, parent = path[0].head.number, path[0].head.parent_hash
+            depth = newest + self._reorg_depth - lowest + (1 if lowest <= first else 2)  # at least
+            if depth > REORG_LIMIT:
                 raise FeedBroken(
-                    f"block {header.head.number} {header.head.hash}: it shares none of the last {len(ours)} blocks; "
+                    f"block {header.head.number} {header.head.hash}: it replaces {depth} or more of the blocks taken; "
                     f"accepted is a reorganisation up to {REORG_LIMIT} deep"
                 )
-            parent = path[0].head.parent_hash
-            found_parent = self._existing(await self._endpoint.request("eth_getBlockByHash", [parent, False]), f"block {parent}")
-            if found_parent.head.hash != parent:
-                raise Malformed("eth_getBlockByHash.hash", found_parent.head.hash, parent)
-            if path[0].head.number <= oldest:  # it reaches below the block that everything was first read at
-                await self._book.snapshot(found_parent.head, self._reader)
-                self._reorg_depth += len(ours)
-                self._forget(0)
-                ours = {parent: found_parent.head.number}
-            else:
-                path.insert(0, found_parent)
-        number, parent_hash = ours[path[0].head.parent_hash], path[0].head.parent_hash
-        for one in path:
-            number += 1
-            if one.head.parent_hash != parent_hash:
-                raise Unknown(
-                    "eth_getBlockByNumber", "malformed", f"block {one.head.number} does not follow: the chain changed meanwhile"
-                )
+            if lowest <= first:
+                break
+            path.insert(0, await self._by_hash(parent))
+        for number, one in enumerate(path, taken.get(path[0].head.parent_hash, first - 1) + 1):
             if one.head.number != number:
                 raise Malformed("header.number", one.head.number, f"{number}, its parent's and one")
-            parent_hash = one.head.hash
         return path
+
+    async def _go_back(self, ancestor: str, number: int) -> None:
+        """Take the book to the end of a block; it is read again where the book does not reach back so far."""
+        depth = self._book.head.number - number
+        if any(head.hash == ancestor for head in self._book.heads):
+            self._book.undo(ancestor)
+        else:
+            await self._book.snapshot((await self._by_hash(ancestor)).head, self._reader)
+        self._reorg_depth += depth
+        for undone in [held for held in self._hashes if held > number]:
+            del self._hashes[undone]
+
+    async def _by_hash(self, block_hash: str) -> Header:
+        found = self._existing(await self._endpoint.request("eth_getBlockByHash", [block_hash, False]), f"block {block_hash}")
+        if found.head.hash != block_hash:
+            raise Malformed("eth_getBlockByHash.hash", found.head.hash, block_hash)
+        return found
 
     async def _newest(self) -> Header:
         return self._existing(await self._endpoint.request("eth_getBlockByNumber", ["latest", False]), "the newest block")
@@ -248,10 +256,6 @@ class ChainFeed:
         if told is None:  # a node behind another, or the chain changed meanwhile
             raise Unknown("header", "malformed", f"{what} is not there")
         return read_header(told)
-
-    def _forget(self, first: int) -> None:
-        for number in [number for number in self._hashes if number >= first]:
-            del self._hashes[number]
 
     def _remember(self, head: Head) -> None:
         self._hashes[head.number] = head.hash

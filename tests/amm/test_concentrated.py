@@ -448,7 +448,7 @@ def test_changed_ticks_are_a_mint_and_its_burn(pool: ConcentratedPool, offset: i
     before, minted = _state(pool), pool.copy()
     low = (pool.tick // pool.tick_spacing + offset) * pool.tick_spacing
     high = low + width * pool.tick_spacing
-    assume(-MAX_TICK <= low and high <= MAX_TICK)
+    assume(low >= -MAX_TICK and high <= MAX_TICK)
     minted.mint(tick_lower=low, tick_upper=high, liquidity=liquidity)
     assert _state(pool) == before, "a copy's mint shows in the pool it was copied from"
     ticks = {tick: (minted.ticks[tick], minted.liquidity_gross[tick]) for tick in (low, high)}

@@ -302,6 +302,34 @@ def test_a_reorganisation_below_the_first_block_read(new_world: World) -> None:
     follow(new_world, "http", story)
 
 
+def test_a_second_reorganisation_below_the_first_one_s_fork(new_world: World) -> None:
+    async def story(feed: ChainFeed, endpoint: LocatedEndpoint) -> None:
+        def trade(blocks: int) -> None:
+            for _ in range(blocks):
+                new_world.market.swap_v2(new_world.v2, True, UNIT, UNIT // 2)
+
+        await feed.open()
+        trade(20)
+        low = new_world.anvil.call("evm_snapshot")
+        forks = new_world.anvil.block_number
+        trade(4)
+        high = new_world.anvil.call("evm_snapshot")
+        trade(12)
+        await catch_up(feed, new_world)
+        new_world.anvil.call("evm_revert", high)
+        new_world.market.swap_v3(new_world.fine, True, UNIT)
+        assert [view.reorg_depth for view in await catch_up(feed, new_world)] == [12]
+        new_world.anvil.call("evm_revert", low)
+        new_world.market.swap_v3(new_world.fine, False, UNIT)
+        trade(1)
+        views = await catch_up(feed, new_world)
+        assert [(view.head.number, view.reorg_depth) for view in views] == [(forks + 1, 5), (forks + 2, 0)]
+        for view in views:
+            assert [state(pool) for pool in view.pools] == await fresh(endpoint, feed.pools, view)
+
+    follow(new_world, "http", story)
+
+
 # ------------------------------------------------------------------------------------------------- what else a view says
 def test_flow_balance_lenders_and_reference(world: World) -> None:
     account = world.market.web3.eth.accounts[3].lower()
