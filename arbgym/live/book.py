@@ -171,12 +171,12 @@ class PoolBook:
             return replace(held, pool=_with_position(pool, event, first, last)), True
         if isinstance(event, Initialize):
             raise ValueError("event = Initialize; accepted is a pool that has its price already")
+        moved = pool.moved(sqrt_price_x96=event.sqrt_price_x96, tick=event.tick, liquidity=event.liquidity)
         if not first <= event.tick <= last:
             return held, False
         expected = pool.liquidity_at(event.tick)
         if event.liquidity != expected:
             raise ValueError(f"liquidity = {event.liquidity}; accepted is {expected}, by the ticks held: a log is missing")
-        moved = pool.moved(sqrt_price_x96=event.sqrt_price_x96, tick=event.tick, liquidity=event.liquidity)
         return replace(held, pool=moved), True
 
     # -------------------------------------------------------------------------------------------------------------- reading
