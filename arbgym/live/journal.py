@@ -249,6 +249,14 @@ class Journal:
         """Those that signed a transaction with this nonce, in the order written."""
         return self._intents("WHERE nonce = ?", nonce)
 
+    def given_up(self, first_nonce: int, stop_nonce: int) -> list[Intent]:
+        """Those dropped or refused with a nonce from the first to below the last that no other intent is known to have used."""
+        return self._intents(
+            "WHERE state IN (?, ?) AND nonce >= ? AND nonce < ?"
+            " AND nonce NOT IN (SELECT nonce FROM intents WHERE state IN (?, ?, ?))",
+            *(_S.DROPPED, _S.REFUSED, first_nonce, stop_nonce, _S.MINED, _S.REVERTED, _S.REPLACED),
+        )
+
     @property
     def next_nonce(self) -> int:
         """One more than the highest nonce known to be on chain; 0 before the first."""

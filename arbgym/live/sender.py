@@ -199,6 +199,7 @@ class LiveSender(JournalSender):
         self._count: int | None = None  # of the account's transactions on chain
         self._reconciled = False  # with what an earlier process left
         self._base_fees: dict[str, int] = {}  # of the newest blocks, by hash
+        self._explained = 0  # nonces below were looked for in the journal
         self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
         self.trouble = ""  # why the last settlement is incomplete
         self.nonce_race = ""  # who else signs for this account: a reason to halt
@@ -300,6 +301,7 @@ class LiveSender(JournalSender):
         self._end_never_signed()
         head = view.head
         if view.reorg_depth:
+            self._explained = 0
             self._take_back(
                 [intent for intent in self._journal.settled_since(head.number) if intent.state is not _S.REFUSED], head.number
             )
@@ -321,7 +323,7 @@ class LiveSender(JournalSender):
         if not self._reconciled:
             await self._review(number)
         self._count = None
-        count, receipts = await self._look(number, self._journal.open_intents())
+        newest, count, receipts = await self._look(number, self._journal.open_intents())
         if count < self._journal.next_nonce:
             # a reorganisation that the feed will tell of, or another chain than the journal's
             known = self._journal.next_nonce
@@ -330,22 +332,28 @@ class LiveSender(JournalSender):
             )
         self._point("settle.looked")
         for intent in self._journal.open_intents():
-            await self._settle_one(intent, number, block_hash, count, receipts)
+            if not await self._settled_by_receipt(intent, number, block_hash, receipts):
+                await self._settle_unmined(intent, number, count, newest)
+        await self._explain(number, count)
         self._count, self._reconciled = count, True
 
-    async def _settle_one(
-        self, intent: Intent, number: int, block_hash: str, count: int, receipts: Mapping[str, Receipt]
-    ) -> None:
-        plan = intent.plan
+    async def _settled_by_receipt(self, intent: Intent, number: int, block_hash: str, receipts: Mapping[str, Receipt]) -> bool:
+        """Whether one of its transactions is mined, in a block handed on (then it is settled) or in one that will be."""
         for transaction in intent.transactions:
             receipt = receipts.get(transaction.hash)
             if receipt is not None:
-                # a later block, or another chain's block of this number: the feed will hand it on
+                # of this number and another hash: the feed will hand that block on in a reorganisation
                 if receipt.block_number < number or (receipt.block_number == number and receipt.block_hash == block_hash):
-                    await self._settle_mined(plan, transaction, receipt)
-                return
+                    await self._settle_mined(intent.plan, transaction, receipt)
+                return True
+        return False
+
+    async def _settle_unmined(self, intent: Intent, number: int, count: int, newest: int) -> None:
+        plan = intent.plan
         if intent.nonce is not None and count > intent.nonce:
-            await self._settle_taken(intent, number)
+            # the count is the newest block's: where the view is older, it may be of a block that another will replace
+            if newest == number:
+                await self._settle_taken(intent, number)
             return
         self._taken.pop(plan.key, None)
         if number >= plan.valid_until_block and not self._replaceable(intent):
@@ -372,7 +380,7 @@ class LiveSender(JournalSender):
         """The nonce is used, and not by this intent's transactions."""
         assert intent.nonce is not None
         others = [one for one in self._journal.intents_with_nonce(intent.nonce) if one.plan.key != intent.plan.key]
-        _, receipts = await self._look(number, others)
+        _, _, receipts = await self._look(number, others)
         for other in others:
             found = [receipts[one.hash].block_number for one in other.transactions if one.hash in receipts]
             if found and found[0] > number:
@@ -389,14 +397,22 @@ class LiveSender(JournalSender):
             )
             self._settled(intent.plan, _S.REPLACED, number, self.nonce_race)
 
+    async def _explain(self, number: int, count: int) -> None:
+        """Look in the journal for who used nonces that it takes for free: a builder may not keep to a bundle's block."""
+        given_up = self._journal.given_up(self._explained, count)
+        if given_up:
+            _, _, receipts = await self._look(number, given_up)
+            self._take_back([intent for intent in given_up if _block_of(intent, receipts) is not None], number)
+        self._explained = count
+
     def _settled(self, plan: Plan, state: IntentState, number: int, detail: str, **amounts: Any) -> None:
         self._taken.pop(plan.key, None)
         self._point("settle.before_end")
         self._end(plan, state, number, detail, **amounts)
         self._point("settle.after_end")
 
-    async def _look(self, number: int, intents: Sequence[Intent]) -> tuple[int, dict[str, Receipt]]:
-        """(the account's transactions on chain, receipts by hash), of a node that has the block. Raises Unknown."""
+    async def _look(self, number: int, intents: Sequence[Intent]) -> tuple[int, int, dict[str, Receipt]]:
+        """(the node's newest block, the account's transactions on chain, receipts by hash). Raises Unknown without the block."""
         hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
         calls: list[tuple[str, list[Any]]] = [
             ("eth_blockNumber", []),
@@ -411,15 +427,24 @@ class LiveSender(JournalSender):
         if newest < number or len(answers) != len(calls):
             raise Unknown("eth_blockNumber", "malformed", f"the node is at block {newest}, the view at {number}")
         read = {digest: read_receipt(told) for digest, told in zip(hashes, answers[2:], strict=True)}
-        return count, {digest: receipt for digest, receipt in read.items() if receipt is not None}
+        return newest, count, {digest: receipt for digest, receipt in read.items() if receipt is not None}
 
     # ------------------------------------------------------------------------------------------- what was settled before
     async def _review(self, number: int) -> None:
         """After a restart: take back the ends of the last blocks that the chain does not confirm."""
         ended = [intent for intent in self._journal.settled_since(number - WATCHED_BLOCKS) if intent.transactions]
-        _, receipts = await self._look(number, ended)
+        _, count, receipts = await self._look(number, ended)
         self._point("recover.looked")
-        self._take_back([intent for intent in ended if _block_of(intent, receipts) != intent.settled_hash], number)
+        self._take_back(
+            [
+                intent
+                for intent in ended
+                if _block_of(intent, receipts) != intent.settled_hash
+                # whoever took its nonce is gone
+                or (intent.state is _S.REPLACED and intent.nonce is not None and intent.nonce >= count)
+            ],
+            number,
+        )
 
     def _take_back(self, intents: Sequence[Intent], number: int) -> None:
         for intent in intents:
@@ -434,7 +459,8 @@ class LiveSender(JournalSender):
     def _replaceable(self, intent: Intent) -> bool:
         """It may lie in public memory pools, where only another transaction with its nonce ends it."""
         # a bundle's transactions become public where the block that held them is replaced
-        public = intent.plan.channel == "public" or intent.corrects in (_S.MINED, _S.REVERTED)
+        seen = intent.corrects in (_S.MINED, _S.REVERTED) or any(one.kind != "original" for one in intent.transactions)
+        public = intent.plan.channel == "public" or seen
         return public and "public" in self._channels
 
     async def _hurry(self, number: int) -> None:

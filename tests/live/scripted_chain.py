@@ -142,6 +142,13 @@ class ScriptedChain:
         fields = {"nonce": self.count, "data": "0x", "to": QUOTE, "maxFeePerGas": 10**15, "maxPriorityFeePerGas": 1}
         self.pool[self.count] = ("0x" + sha256(f"stranger {self.count}".encode()).hexdigest(), fields)
 
+    def leak(self) -> None:
+        """A builder makes a bundle public whose block has passed."""
+        for block in self.bundles.values():
+            for bundle in block:
+                if bundle[1]["nonce"] == self.count:
+                    self.pool.setdefault(self.count, bundle)
+
     # ---------------------------------------------------------------------------------------------------- the endpoint
     def _lost(self) -> bool:
         return self.random.random() < self.doubt

@@ -160,9 +160,10 @@ def test_a_thousand_restarts(workshop: Workshop, record_property: Callable[[str,
             chance = random.Random(f"{seed} {point}")
             steps = chance.sample(STEPS, 3)
             way = WAYS.get(point.split(".")[0], "normal")
-            job = workshop.job([*(steps if way in steps else [way, *steps]), "normal"], automine=chance.random() < 0.3)
+            job = workshop.job(steps if way in steps else [way, *steps], automine=chance.random() < 0.3)
             for _ in range(chance.randint(1, 3)):
                 workshop.run(replace(job, point=point, occurrence=chance.randint(1, 6)))
+            job = replace(job, steps=[*job.steps, "normal"])
             killed, told = workshop.run(job)
             assert not killed
             workshop.check(job, told)
