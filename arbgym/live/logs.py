@@ -80,6 +80,7 @@ class Redactor:
             # a leading 0x or zeros may be missing, and what was quoted may be shown unquoted
             self._shortest = min(self._shortest, len(body.lstrip("0")), len(unquote(secret)))
             forms = {secret, quote(secret, safe=""), quote(secret), unquote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+            forms.add(json.dumps(secret, ensure_ascii=False)[1:-1])
             self._patterns |= {_exact(form) for form in forms if form}
             self._patterns |= set(_base64(secret.encode("utf-8", "surrogatepass")))
         self._known = re.compile("|".join(sorted(self._patterns, key=len, reverse=True)))

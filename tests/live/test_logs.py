@@ -42,6 +42,7 @@ HIDDEN_IN_URL = ("hunter2secret", "trader", "0f0e0d0c0b0a0908", "QUERYSECRET99")
 def forms(secret: str) -> set[str]:
     """How a secret may look in a line."""
     shown = {secret, quote(secret), quote(secret, safe=""), json.dumps(secret)[1:-1], repr(secret)[1:-1]}
+    shown |= {json.dumps(secret, ensure_ascii=False)[1:-1]}
     shown |= {base64.b64encode(secret.encode()).decode().rstrip("=")}
     if secret.startswith("0x"):
         body, raw = secret[2:], bytes.fromhex(secret[2:])
@@ -57,6 +58,7 @@ def assert_clean(text: str) -> None:
     for form in ALL_FORMS:
         assert form not in text, f"a secret is shown in the form {form!r}"
         assert json.dumps(form)[1:-1] not in text
+        assert json.dumps(form, ensure_ascii=False)[1:-1] not in text
 
 
 def knowing() -> Redactor:
