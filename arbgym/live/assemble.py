@@ -224,7 +224,6 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 chain_id=chain_id,
                 quote_token=pools[0].quote,
                 maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
-                bump_percent=settings.fees.bump_percent,
             )
         else:
             sender = DrySender(journal, clock)
@@ -254,7 +253,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=(lambda: journal.next_nonce if mode == "live" else None),
-            open_intent=lambda: next((intent.plan.key for intent in journal.open_intents()), None),
+            open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
         )
         runner = Runner(parts)
         row = PolicyRow(

@@ -42,7 +42,7 @@ class Control:
             reference_price=None if reference is None else reference.price,
             reference_age_s=None if reference is None else now - reference.time_s,
             base_fee_gwei=None if view is None else view.head.base_fee_wei / 1e9,
-            open_intent=parts.open_intent(),
+            open_intent=next(iter(parts.open_intents()), None),
             next_nonce=parts.next_nonce(),
             drawdown=gate.drawdown,
             totals=parts.tally.totals(runner.decisions),

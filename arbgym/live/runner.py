@@ -72,7 +72,7 @@ class Parts:
     expires_at_s: float
     channels: frozenset[Channel] = frozenset(("private", "public"))  # ways that there are to send
     simulate: Simulate | None = None
-    open_intent: Callable[[], str | None] = lambda: None
+    open_intents: Callable[[], list[str]] = list  # keys of what was journaled and has not ended
     next_nonce: Callable[[], int | None] = lambda: None
     each_block: list[Callable[[ChainView], None]] = field(default_factory=list)  # a recorder, the limits' file, a clock
 
@@ -144,6 +144,7 @@ class Runner:
         try:
             if self._left_open is None:
                 self._left_open = await parts.sender.start()
+                parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in self._left_open})
             outcomes = self._left_open + await parts.sender.settle(view)
             self._left_open = []
         except (Refused, Unknown) as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from arbgym.onnx_graph import parse
 from arbgym.policy import GOLDEN_PAIRS, Golden
 from arbgym.spec import Encoding, component_sizes
 
+NOTHING: Mapping[str, int] = MappingProxyType({})
 DEFINITION = load_definition(arbgym.ENVIRONMENTS["ArbFlash-v0"])
 
 
@@ -33,8 +36,12 @@ def quiet_config(**changes: Any) -> Any:
     return replace(config, **changes)
 
 
-def network(encoding: Encoding = "multidiscrete", seed: int = 0, eagerness: float = 1.5) -> bytes:
-    """One hidden layer of 16, and a choice per component; ``eagerness`` is added to the acting values' logits."""
+def network(
+    encoding: Encoding = "multidiscrete", seed: int = 0, eagerness: float = 1.5, prefer: Mapping[str, int] = NOTHING
+) -> bytes:
+    """One hidden layer of 16, and a choice per component. ``eagerness`` is added to the acting values' logits; ``prefer`` names
+    components (of multidiscrete actions) and the place of the value that is always chosen.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(seed)
@@ -43,6 +50,9 @@ def network(encoding: Encoding = "multidiscrete", seed: int = 0, eagerness: floa
     bias = rng.normal(size=width).astype(np.float32)
     bias[1 : sizes[0]] += eagerness
     if encoding == "multidiscrete":
+        for name, place in prefer.items():
+            component = [choice.name for choice in DEFINITION.action].index(name)
+            bias[sum(sizes[:component]) + place] += 100.0
         bias[sum(sizes[:4])] += eagerness  # the cheapest lender: a named one often lends for no such route
     weights = {
         "w1": (0.5 * rng.normal(size=(fields, 16))).astype(np.float32),
@@ -74,9 +84,17 @@ def network(encoding: Encoding = "multidiscrete", seed: int = 0, eagerness: floa
     return bytes(made.SerializeToString())
 
 
-def save_policy(folder: Path, *, encoding: Encoding = "multidiscrete", seed: int = 0, config: Any = None, **more: Any) -> Path:
+def save_policy(
+    folder: Path,
+    *,
+    encoding: Encoding = "multidiscrete",
+    seed: int = 0,
+    config: Any = None,
+    prefer: Mapping[str, int] = NOTHING,
+    **more: Any,
+) -> Path:
     """A policy directory; ``config`` as the environment's (default ``quiet_config()``)."""
-    model = network(encoding, seed)
+    model = network(encoding, seed, prefer=prefer)
     low, high = (np.array([getattr(f, end) for f in DEFINITION.observation], dtype=np.float32) for end in ("low", "high"))
     observations = np.random.default_rng(seed).uniform(low, high, (GOLDEN_PAIRS, len(low))).astype(np.float32)
     found = parse(model).run({"observation": observations})
