@@ -151,6 +151,8 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         overrides = _overrides(arguments)
         settings = load(arguments.config, overrides)
+        if arguments.terminal and settings.log.path is None:
+            raise LiveError("log.path: none; accepted with --terminal is a file, the terminal is taken")
         logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)
         options = Options(
             policy=arguments.policy,

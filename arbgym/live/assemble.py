@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -108,6 +109,7 @@ class MeteredEndpoint:
 
     def __init__(self, endpoint: Endpoint, metrics: Metrics) -> None:
         self._endpoint, self._metrics = endpoint, metrics
+        self.head_at = time.perf_counter()  # when the newest head was told
 
     async def request(self, method: str, parameters: Sequence[Any]) -> Any:
         """As the endpoint's."""
@@ -120,7 +122,9 @@ class MeteredEndpoint:
 
     async def next_head(self, timeout_s: float) -> dict[str, Any]:
         """As the endpoint's."""
-        return await self._endpoint.next_head(timeout_s)
+        head = await self._endpoint.next_head(timeout_s)
+        self.head_at = time.perf_counter()
+        return head
 
     async def close(self) -> None:
         """As the endpoint's."""
@@ -174,7 +178,9 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
         else:
             url = settings.chain.rpc.get_secret_value()
             redactor.add_url(url)
-            endpoint = MeteredEndpoint(connect(url, timeout_s=settings.chain.head_timeout_s, clock=clock), metrics)
+            metered = MeteredEndpoint(connect(url, timeout_s=settings.chain.head_timeout_s, clock=clock), metrics)
+            endpoint = metered
+            each_block.append(lambda view: metrics.latency("head_to_view", time.perf_counter() - metered.head_at))
             stack.push_async_callback(endpoint.close)
             chain_id = settings.chain.chain_id
             await _require_chain(endpoint, chain_id)
@@ -201,7 +207,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
         observer = Observer(policy, pools, lenders=[lender.name for lender in lenders], changes=_world(settings, mode))
         _warn_of_another_world(observer, log)
         journal_path = _journal_path(settings.journal.path, mode, stack)
-        journal = Journal(journal_path, clock)
+        journal = Journal(journal_path, clock, on_point=_timed_commits(metrics))
         kill = KillSwitch(settings.risk.kill_file)
         gate = RiskGate(settings.limits, clock, journal, settings.risk.equity_eth, kill)
         if options.settings_file is not None and mode != "replay":
@@ -369,6 +375,18 @@ def _journal_path(path: Path, mode: Mode, stack: AsyncExitStack) -> Path:
     if mode == "dry-run":
         return path.with_name(f"{path.stem}.dry-run{path.suffix}")
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arbgym-replay-"))) / path.name
+
+
+def _timed_commits(metrics: Metrics) -> Callable[[str], None]:
+    began = [0.0]
+
+    def at(point: str) -> None:
+        if point == "journal.before_commit":
+            began[0] = time.perf_counter()
+        elif point == "journal.after_commit":
+            metrics.committed(time.perf_counter() - began[0])
+
+    return at
 
 
 def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
