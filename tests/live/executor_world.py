@@ -54,7 +54,7 @@ class World:
         self.executor = self.deploy(artefact(), sender=self.owner)
         self.lender = self.deploy(_COMPILED["Lender"], 0)
         self.aave = self.deploy(_COMPILED["Lender"], 5)
-        self.puppet = self.deploy(_COMPILED["Puppet"])
+        self.puppet = self.new_puppet()
         for token in self.tokens:
             for holder in (self.lender, self.aave, self.puppet):
                 self.mint(token, holder.address, 10**30)
@@ -83,6 +83,9 @@ class World:
         sent = maker.transact({"from": self.web3.to_checksum_address(sender)} if sender else {})
         created = self.web3.eth.wait_for_transaction_receipt(sent, poll_latency=0.005)["contractAddress"]
         return self.web3.eth.contract(created, abi=compiled["abi"])
+
+    def new_puppet(self) -> Any:
+        return self.deploy(_COMPILED["Puppet"])
 
     def silent_token(self) -> Any:
         return self.deploy(_COMPILED["SilentToken"])
@@ -147,8 +150,9 @@ class World:
         first, second = (token.functions.balanceOf(self.web3.to_checksum_address(holder)).call() for token in self.tokens)
         return first, second
 
-    def tell(self, selector: str, steps: Sequence[tuple[str, str]], answer: str = "0x") -> None:
-        """What the puppet does on a call of ``selector``: (target, data) calls."""
+    def tell(self, selector: str, steps: Sequence[tuple[str, str]], answer: str = "0x", puppet: Any = None) -> None:
+        """What a puppet does on a call of ``selector``: (target, data) calls."""
         wanted = [(self.web3.to_checksum_address(target), data) for target, data in steps]
-        told = self.puppet.functions.tell(selector, wanted, answer)
-        assert self.send(told._encode_transaction_data(), to=self.puppet.address)["status"] == 1
+        puppet = puppet or self.puppet
+        told = puppet.functions.tell(selector, wanted, answer)
+        assert self.send(told._encode_transaction_data(), to=puppet.address)["status"] == 1

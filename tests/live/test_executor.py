@@ -457,6 +457,22 @@ def test_a_hostile_v2_pool_within_a_cycle_gets_nothing_done(world: World) -> Non
     assert world.balances(world.executor.address) == (0, 0)
 
 
+def test_only_the_one_who_was_called_may_call_back(world: World) -> None:
+    """Somebody else cannot, even at the right time and with the right bytes."""
+    legs = (puppet_leg(world, "v2", False), world.leg("v3_low", True))
+    route = Route("uniswap_v2_flash_swap", None, 10**18, 0, FAR, legs)
+    asked = callbacks(world, arguments_of(route), NOBODY)["uniswapV2Call"]
+    accomplice = world.new_puppet()
+    world.tell("0x12345678", [(world.executor.address, asked)], puppet=accomplice)
+    world.tell(selector("getReserves()"), [], RESERVES)
+    steps = [give(world, 0, 10**18), (accomplice.address, "0x12345678"), (world.executor.address, asked)]
+    world.tell(selector(V2_SWAP), steps)
+    assert world.send(encode(route))["status"] == 1
+    ((done, answer),) = accomplice.functions.results().call()
+    assert not done
+    assert "0x" + answer.hex() == custom("NotExpected(address)", int(accomplice.address, 16))
+
+
 @pytest.mark.parametrize(("paid", "wanted", "gain"), [(0, 0, 0), (10**18 - 1, 0, 0), (10**18 + 5, 6, 5)])
 def test_a_pool_that_pays_less_than_it_says_is_found_out(world: World, paid: int, wanted: int, gain: int) -> None:
     for token in world.tokens:
