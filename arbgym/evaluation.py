@@ -112,6 +112,10 @@ class MaskedDecide:
         return decode(self.choices, self.encoding, self.policy.predict(observations, masks))
 
 
+Play = Callable[[Simulator, "Decide | MaskedDecide"], Totals]
+"""Plays a rule on a simulator's episodes."""
+
+
 def decide_with(policy: EncodedPolicy, env: NativeVectorEnv) -> Decide | MaskedDecide:
     """Let a learned policy decide: predict, then decode with the environment's own decoder."""
     choices, encoding = env.definition.action, env.core.encoding
@@ -194,9 +198,12 @@ def evaluate(
     oracle: str = "oracle",
     episodes: int = 1_024,
     seed: int = HELD_OUT_SEED,
+    play: Mapping[str, Play] | None = None,
     **arguments: Any,
 ) -> Evaluation:
     """Play every policy on the same held-out episodes.
+
+    ``play`` names policies that are played in another way than by ``Simulator.run``, as behind a risk gate.
 
     ``environment`` is the module that defines it; ``policies`` map names to decision rules or learned policies and
     include ``subject`` (compared with every other) and ``oracle`` (the unit of ``oracle_share``). Raises ValueError
@@ -211,7 +218,7 @@ def evaluate(
     totals: dict[str, Totals] = {}
     for name, policy in policies.items():
         decide = policy if callable(policy) else decide_with(policy, simulator.make())
-        totals[name] = simulator.run(decide)
+        totals[name] = (play or {}).get(name, Simulator.run)(simulator, decide)
     parts = simulator.make().definition.reward_parts
     best = totals[oracle].sums["net_profit"]
     figures = {name: _figures(played, best, parts) for name, played in totals.items()}

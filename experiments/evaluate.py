@@ -18,6 +18,7 @@ from rich.console import Console
 
 from arbgym import policy as policies
 from arbgym.evaluation import EncodedPolicy
+from arbgym.live.profiles import PROFILES, ProfileName
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.judge import judge, print_table
 from experiments.monitor import write_atomically
@@ -26,14 +27,19 @@ from experiments.saved import load_config
 
 
 def evaluate_run(
-    folder: Path, *, episodes: int | None = None, seed: int | None = None, backend: policies.Backend = "onnxruntime"
+    folder: Path,
+    *,
+    episodes: int | None = None,
+    seed: int | None = None,
+    backend: policies.Backend = "onnxruntime",
+    risk: ProfileName | None = None,
 ) -> dict[str, Any]:
-    """The evaluation of a run's exported policy: the policies' part of ``result.json``.
+    """The evaluation of a run's exported policy: the policies' part of ``result.json``; with ``risk`` also behind that gate.
 
     Raises ValueError when the folder is no run, or its policy is refused. An expired policy can still be judged.
     """
     config, policy, evaluation = _saved(folder, episodes, seed, backend)
-    return judge(config, policy, evaluation, companions(dataclasses.replace(config, evaluation=evaluation), folder))
+    return judge(config, policy, evaluation, companions(dataclasses.replace(config, evaluation=evaluation), folder), risk)
 
 
 def write_opportunities(
@@ -69,11 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, help="held-out episodes (default: the run's own)")
     parser.add_argument("--seed", type=int, help="seed of the first of them (default: the run's own)")
     parser.add_argument("--backend", choices=("onnxruntime", "numpy"), default="onnxruntime")
+    parser.add_argument("--risk", choices=tuple(PROFILES), help="play it behind the live adapter's risk gate, too (ArbFlash-v0)")
     parser.add_argument("--json", type=Path, help="write the result there, too")
     parser.add_argument("--store", type=Path, help="write what the policy saw and did into this store (table opportunities)")
     flags = parser.parse_args(arguments)
     try:
-        result = evaluate_run(flags.run, episodes=flags.episodes, seed=flags.seed, backend=flags.backend)
+        result = evaluate_run(flags.run, episodes=flags.episodes, seed=flags.seed, backend=flags.backend, risk=flags.risk)
         said = None
         if flags.store is not None:
             said = write_opportunities(flags.run, flags.store, episodes=flags.episodes, seed=flags.seed, backend=flags.backend)

@@ -13,7 +13,8 @@ from rich.table import Table
 
 import arbgym
 from arbgym.engine import NativeVectorEnv
-from arbgym.evaluation import TUNING_SEED, Decide, EncodedPolicy, Simulator, decide_with, evaluate
+from arbgym.evaluation import TUNING_SEED, Decide, EncodedPolicy, Play, Simulator, decide_with, evaluate
+from arbgym.live.profiles import PROFILES, ProfileName
 from experiments.config import EvaluationConfig, RunConfig
 from experiments.worlds import held_out_arguments, training_arguments
 
@@ -23,8 +24,11 @@ def judge(
     policy: EncodedPolicy,
     evaluation: EvaluationConfig,
     others: Mapping[str, Decide | EncodedPolicy] | None = None,
+    risk: ProfileName | None = None,
 ) -> dict[str, Any]:
     """What ``result.json`` says of the policies: see ``arbgym.evaluation.Evaluation.to_json``.
+
+    ``risk`` names a profile of the live adapter's risk gate: the policy is then played behind it, too, under a name of its own.
 
     Baselines choose their numbers on tuning worlds (or the training span) only. ``others`` are judged as they are.
     Deterministic in configuration and policies.
@@ -32,10 +36,17 @@ def judge(
     module = arbgym.ENVIRONMENTS[config.environment]
     tuning = Simulator(module, training_arguments(config), TUNING_SEED, evaluation.tuning_episodes)
     rules = {name: baseline.fit(tuning) for name, baseline in config.definition.baselines().items()}
+    gated: dict[str, Play] = {}
+    if risk is not None:
+        from arbgym.live.gated import play_gated
+
+        limits = PROFILES[risk]
+        gated[f"{config.name}, {risk} gate"] = lambda simulator, decide: play_gated(simulator, decide, limits).totals
     found = evaluate(
         module,
-        {config.name: policy, **(others or {}), **rules},
+        {config.name: policy, **dict.fromkeys(gated, policy), **(others or {}), **rules},
         subject=config.name,
+        play=gated,
         episodes=evaluation.episodes,
         seed=evaluation.seed,
         **held_out_arguments(config),

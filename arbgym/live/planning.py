@@ -159,7 +159,8 @@ class Planner:
             priority_fee_wei=priority_fee,
         )
         gas_eth = decision.gas_used * base_fee / WEI
-        pays_revert = decision.channel == "public" or chain.private_revert_pays
+        data_fee_eth = chain.data_fee_quote / per_eth
+        share = self._observer.config.revert_gas_share if decision.channel == "public" or chain.private_revert_pays else 0.0
         notional_eth = cycle.amount_in / unit / per_eth
         order = Order(
             key=plan.key,
@@ -169,8 +170,8 @@ class Planner:
             notional_eth=notional_eth,
             borrowed_eth=notional_eth,
             flash=True,
-            expected_profit_eth=profit_eth - gas_eth - tip_eth,
-            worst_cost_eth=(gas_eth + tip_eth) if pays_revert else 0.0,
+            expected_profit_eth=profit_eth - gas_eth - data_fee_eth - tip_eth,
+            worst_cost_eth=share * (gas_eth + tip_eth) + (data_fee_eth if share else 0.0),
             confidence=decision.confidence,
         )
         return plan, order
