@@ -51,6 +51,7 @@ CREATE TABLE transactions (
     time_s REAL NOT NULL, raw BLOB NOT NULL
 );
 CREATE INDEX transactions_by_intent ON transactions (intent);
+CREATE INDEX transactions_by_nonce ON transactions (nonce);
 CREATE TABLE transitions (
     id INTEGER PRIMARY KEY, intent TEXT NOT NULL REFERENCES intents (key), former TEXT, state TEXT NOT NULL,
     block_number INTEGER NOT NULL, time_s REAL NOT NULL, detail TEXT NOT NULL, outcome TEXT
@@ -236,6 +237,14 @@ class Journal:
         if not found:
             raise JournalError(f"intent {key} is not in the journal")
         return found[0]
+
+    def has_transaction(self, digest: str) -> bool:
+        """Whether a transaction with this hash was signed."""
+        return bool(self._read("SELECT 1 FROM transactions WHERE hash = ?", digest))
+
+    def transactions_with_nonce(self, nonce: int) -> int:
+        """How many were signed with this nonce."""
+        return int(self._read("SELECT COUNT(*) FROM transactions WHERE nonce = ?", nonce)[0][0])
 
     def open_intents(self) -> list[Intent]:
         """Those that have not ended, in the order written."""

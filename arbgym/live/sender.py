@@ -265,19 +265,22 @@ class LiveSender(JournalSender):
         self, plan: Plan, kind: TransactionKind, nonce: int, max_fee_wei: int, priority_fee_wei: int, block_number: int
     ) -> JournaledTransaction:
         cancels = kind == "cancel"
-        raw, digest = self._signer.sign(
-            {
-                "type": 2,
-                "chainId": self._chain_id,
-                "nonce": nonce,
-                "to": self._signer.address if cancels else to_checksum_address(plan.to),
-                "value": 0,
-                "data": "0x" if cancels else plan.data,
-                "gas": CANCEL_GAS if cancels else plan.gas_limit,
-                "maxFeePerGas": max_fee_wei,
-                "maxPriorityFeePerGas": priority_fee_wei,
-            }
-        )
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": self._chain_id,
+            "nonce": nonce,
+            "to": self._signer.address if cancels else to_checksum_address(plan.to),
+            "value": 0,
+            "data": "0x" if cancels else plan.data,
+            "gas": CANCEL_GAS if cancels else plan.gas_limit,
+            "maxFeePerGas": max_fee_wei,
+            "maxPriorityFeePerGas": priority_fee_wei,
+        }
+        raw, digest = self._signer.sign(fields)
+        # an intent that was refused or dropped may have had the very same; each transaction is to be one intent's
+        while self._journal.has_transaction(digest):
+            fields["gas"] += self._journal.transactions_with_nonce(nonce)
+            raw, digest = self._signer.sign(fields)
         return JournaledTransaction(digest, raw, kind, nonce, max_fee_wei, priority_fee_wei, self._base_fee_wei, block_number)
 
     # ----------------------------------------------------------------------------------------------------- settling

@@ -186,7 +186,7 @@ def test_decisions_are_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch
     assert [one.block_number for one in journal.decisions(100)] == list(range(7, 12))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(values=st.dictionaries(st.text(max_size=8), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)))
 def test_the_store_returns_what_was_put(tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]) -> None:
     journal = Journal(tmp_path_factory.mktemp("store") / "journal.sqlite", SetClock())

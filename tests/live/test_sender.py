@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,16 @@ def test_a_plan_that_cannot_be_sent_is_named_and_not_written(bench: Bench, chang
     with pytest.raises(LiveError, match=named):
         bench.send(plan_at(bench.chain.head, 0, **change))
     assert not bench.journal.busy
+
+
+def test_equal_plans_of_two_blocks_have_transactions_of_their_own(bench: Bench) -> None:
+    first = plan_at(bench.chain.head, 0)
+    assert bench.send(first, FORBIDDEN) is S.REFUSED
+    assert bench.send(replace(first, key="the next block's")) is S.SENT
+    assert [(one.key, one.state) for one in bench.mine()] == [(first.key, S.REFUSED), ("the next block's", S.MINED)]
+    bench.restart()
+    bench.start()
+    assert bench.journal.intent(first.key).state is S.REFUSED
 
 
 def test_a_refusal_gives_the_nonce_back(bench: Bench) -> None:
