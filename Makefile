@@ -11,10 +11,10 @@ export OPENBLAS_NUM_THREADS ?= 1
 EXTRAS ?= dev
 # pip's own range comes first in the command, so that an index with a CPU build of torch is asked for that one.
 TORCH := "torch>=2.6,<2.14"
-# A real EVM node and the pools' own bytecode, for tests/chain; no install script of a package is run.
+# A real EVM node, the pools' own bytecode and the compiler, for tests/chain and tests/live; no package's install script is run.
 EVM := .evm
 EVM_PACKAGES := @foundry-rs/anvil-linux-amd64@1.7.1 @uniswap/v2-core@1.0.1 @uniswap/v3-core@1.0.1 @uniswap/v4-core@1.0.2 \
-	@pancakeswap/v3-core@1.0.2
+	@pancakeswap/v3-core@1.0.2 solc@0.8.24
 
 .PHONY: train test test-slow lint chain benchmark conformance offline test-offline clean
 

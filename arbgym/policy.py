@@ -77,6 +77,8 @@ class Policy:
         """whether it learned to be told what can be carried out: ``predict`` wants ``action_masks`` then"""
         self._runner = runner
         self._fields = len(definition.observation)
+        self.component_sizes: list[int] = component_sizes(definition.action, self.encoding)
+        """how many logits each component of an action has; none for the continuous encoding"""
 
     def evaluate(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Logits (N, L) and actions (N, A) for observations float32 (N, D); raises PolicyError on a number that
@@ -113,7 +115,7 @@ class Policy:
             raise PolicyError(
                 f"masks: {masks.shape} for {self.encoding} actions with logits {logits.shape}; accepted is one each"
             )
-        return logits, greatest_allowed(logits, masks, component_sizes(self.definition.action, self.encoding))
+        return logits, greatest_allowed(logits, masks, self.component_sizes)
 
 
 def save(

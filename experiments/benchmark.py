@@ -1,8 +1,9 @@
-"""``python -m experiments.benchmark [amm|env|train|quality|data|offline|models]``: speed as ratios of one run, a table and JSON.
+"""``python -m experiments.benchmark [PART]``: speed as ratios of one run, a table and JSON.
 
-Without a name amm, env and train run: ``quality`` trains ten times and takes half an hour, ``data`` wants 7 GB of temporary disk,
-``offline`` the environment of ``make offline``. Rates are the best of a few repetitions or medians of works that take turns; on a
-shared machine trust the ratios.
+Parts: amm, env, train, quality, data, offline, models, live. Without one amm, env and train run: ``quality`` trains ten times and
+takes half an hour, ``data`` wants 7 GB of temporary disk, ``offline`` the environment of ``make offline``, ``live`` a local chain
+(``make chain``) for one of its figures. Rates are the best of a few repetitions or medians of works that take turns; on a shared
+machine trust the ratios.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("amm", "env", "train", "quality", "data", "offline", "models")
+PARTS = ("amm", "env", "train", "quality", "data", "offline", "models", "live")
 DEFAULT = PARTS[:3]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from arbgym.live.observer import Observer
 from arbgym.live.terms import Channel
 from arbgym.policy import Policy
-from arbgym.spec import Choice, component_sizes
+from arbgym.spec import Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ def confidence(policy: Policy, logits: NDArray[np.float32], masks: NDArray[np.bo
     if policy.encoding == "discrete":
         margin = float(row[1:].max() - row[0])
         return 1.0 / (1.0 + math.exp(-margin)) if margin > -700.0 else 0.0
-    weights = row[: component_sizes(policy.definition.action, policy.encoding)[0]]
-    weights = np.exp(weights - weights.max())
-    return 1.0 - float(weights[0] / weights.sum())
+    weights = row.tolist()[: policy.component_sizes[0]]
+    top = max(weights)
+    each = [math.exp(weight - top) for weight in weights]
+    return 1.0 - each[0] / sum(each)
 
 
 class Decider:
@@ -100,10 +102,14 @@ class Decider:
         )
 
 
+@cache
+def _labels(choices: tuple[Choice, ...]) -> tuple[tuple[str, dict[float, str]], ...]:
+    return tuple((choice.name, dict(zip(choice.values, choice.labels, strict=False))) for choice in choices)
+
+
 def describe(choices: tuple[Choice, ...], values: Any) -> str:
     """A decision in words."""
     parts = []
-    for choice, value in zip(choices, values, strict=True):
-        labels = dict(zip(choice.values, choice.labels, strict=False))
-        parts.append(labels.get(float(value), f"{choice.name}={value:.4g}"))
+    for (name, labels), value in zip(_labels(choices), values, strict=True):
+        parts.append(labels.get(float(value), f"{name}={value:.4g}"))
     return " ".join(parts)

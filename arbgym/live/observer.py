@@ -135,7 +135,7 @@ class Observer:
         self._limits = np.array([lender.limit_quote for lender in self.config.lenders])
         self._open = {lender.name for lender in FLASH_SWAPS}
         self._holds = {name: place for place, name in enumerate(lenders)}
-        self._earlier: deque[tuple[int, NDArray[np.void], NDArray[np.float64], int]] = deque(maxlen=REORG_DEPTH + 2)
+        self._earlier: deque[tuple[int, bytes, NDArray[np.float64], int]] = deque(maxlen=REORG_DEPTH + 2)
         self._time: int | None = None
         self._ends = np.array([f.high if f.high > 1.0 else np.inf for f in definition.observation], dtype=np.float32)
 
@@ -163,7 +163,7 @@ class Observer:
                 self._go_on(self._rows[1].copy(), view, {})
             self._go_on(row, view, told or {})
         self._time = view.head.timestamp
-        self._earlier.append((view.head.number, self.follower.state.copy(), self._rows.copy(), self._time))
+        self._earlier.append((view.head.number, self.follower.state.tobytes(), self._rows.copy(), self._time))
         return self.follower.observations
 
     def clipped(self) -> int:
@@ -189,7 +189,7 @@ class Observer:
             self._earlier.pop()
         if self._earlier:
             _, state, rows, self._time = self._earlier[-1]
-            self.follower.state[:] = state
+            self.follower.state[:] = np.frombuffer(state, dtype=self.follower.state.dtype)
             self._rows[:] = rows
         else:
             self._time = None
