@@ -194,7 +194,8 @@ class ChainFeed:
                     raise Unknown("next_head", "timeout", f"no new head in {self._head_timeout_s:g} s")
                 header = read_header(await self._endpoint.next_head(left_s))
             self._behind = True
-            if self._hashes.get(header.head.number) != header.head.hash:  # else it is ours, or a node lags behind
+            first = next(iter(self._hashes), 0)  # what is below all that was taken can only be a node that lags behind
+            if header.head.number >= first and self._hashes.get(header.head.number) != header.head.hash:  # else it is ours
                 path = await self._path_to(header)
                 await self._go_back(path[0].head.parent_hash, path[0].head.number - 1)
                 self._coming.extend(path)

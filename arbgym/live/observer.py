@@ -14,6 +14,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from arbgym.policy import Policy, PolicyError
 REORG_DEPTH = 12  # blocks that can be taken back
 _LONGEST_GAP = 64  # block times without a block after which the history starts anew
 _SENTINEL_PRICE = 1.0
+_BELIEVED = 2.0  # an outside price that is off every pool's by more than this factor is a mistake of its source
 
 
 class NotObservable(LiveError):
@@ -54,6 +56,18 @@ def pool_row(pool: PoolModel, watched: WatchedPool) -> tuple[float, float]:
     if price > 0.0 and not watched.base_is_token0:
         price = 1.0 / price
     return price, liquidity
+
+
+def believed(view: ChainView, watched: Sequence[WatchedPool]) -> ChainView:
+    """The view, without an outside price that cannot be: not a finite number, or more than a factor of 2 off every pool's."""
+    if view.reference is None:
+        return view
+    outside = view.reference.price
+    for pool, spec in zip(view.pools, watched, strict=True):
+        price, _ = pool_row(pool, spec)
+        if 0.0 < price < math.inf and price / _BELIEVED <= outside <= price * _BELIEVED:
+            return view
+    return replace(view, reference=None)
 
 
 def tape_row(view: ChainView, watched: Sequence[WatchedPool], elasticity: int, denominator: int) -> NDArray[np.float64]:
@@ -82,15 +96,19 @@ def tape_pools(watched: Sequence[WatchedPool]) -> tuple[TapePool, ...]:
     return tuple(TapePool(pool.name, pool.kind, float(pool.fee_ppm)) for pool in watched)
 
 
+@cache
+def _config_reader(definition: Definition) -> TypeAdapter[Any]:
+    return TypeAdapter(type(definition.configure(definition.presets[0])))
+
+
 def live_config(definition: Definition, environment: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     """The configuration in a manifest's section ``environment``, with lenders that open and close by the chain alone, and with
     ``changes`` to its ``Chain``.
 
     Raises PolicyError for one that the environment would not accept.
     """
-    kind = type(definition.configure(definition.presets[0]))
     try:
-        config = TypeAdapter(kind).validate_python(dict(environment["config"]))
+        config = _config_reader(definition).validate_python(dict(environment["config"]))
     except (ValidationError, ValueError) as error:
         raise PolicyError(f"manifest.json: environment.config: {error}") from error
     return replace(config, lender_close_probability=0.0, chain=replace(config.chain, **changes))
@@ -151,10 +169,10 @@ class Observer:
 
     def advance(self, view: ChainView, told: Told | None = None) -> NDArray[np.float32]:
         """The observation at the end of a block. ``told`` says what became of what was sent for it."""
-        chain = self.config.chain
-        row = tape_row(view, self.watched, chain.elasticity, chain.base_fee_denominator)
         if view.reorg_depth:
             self._go_back(view.head.number - 1)
+        chain = self.config.chain
+        row = tape_row(view, self.watched, chain.elasticity, chain.base_fee_denominator)
         blocks = 1.0 if self._time is None else (view.head.timestamp - self._time) / chain.block_time_s
         if self._time is None or blocks > _LONGEST_GAP:
             self._start(row, view)
