@@ -119,7 +119,10 @@ async def _watchers(made: Assembled, settings: Settings, redactor: Redactor, ter
         closing.append(server.close)
         log.info("status page", url=server.url, control=token is not None)
     if terminal:
-        from arbgym.live.terminal import watch
+        try:
+            from arbgym.live.terminal import watch
+        except ImportError as error:
+            raise LiveError("--terminal needs rich: pip install 'arbgym[terminal]'") from error
 
         task = asyncio.create_task(watch(made.control, made.runner.parts.clock))
 

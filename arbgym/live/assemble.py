@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -35,7 +36,6 @@ from arbgym.live.risk import RiskGate
 from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.settings import Settings
-from arbgym.live.signer import load_signer
 from arbgym.live.snapshot import Mode, PolicyRow
 from arbgym.live.tally import Tally
 from arbgym.live.terms import (
@@ -53,6 +53,9 @@ from arbgym.live.terms import (
 )
 from arbgym.market.lender import AAVE
 from arbgym.policy import Backend, Policy, PolicyError, load
+
+if TYPE_CHECKING:
+    from arbgym.live.signer import Signer
 
 RUNS_LIVE = ("ArbFlash-v0",)
 NOBODY = "0x000000000000000000000000000000000000dead"  # pays gas in a dry run without an account
@@ -165,10 +168,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
         metrics = Metrics(clock, redactor)
         each_block: list[Callable[[ChainView], None]] = [] if replaying is None else [replaying.take]
         mode: Mode = "replay" if replaying is not None else "live" if options.live else "dry-run"
-        signer = load_signer(settings.keystore.path) if mode == "live" else None
-        if signer is not None:
-            for secret in signer.canaries():
-                redactor.add(secret)
+        signer = _signer(settings, redactor) if mode == "live" else None
         endpoint: Endpoint | None = None
         account = NOBODY
         if options.replay is not None:
@@ -230,6 +230,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 chain_id=chain_id,
                 quote_token=pools[0].quote,
                 maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
+                bump_percent=settings.fees.bump_percent,
             )
         else:
             sender = DrySender(journal, clock)
@@ -328,6 +329,18 @@ async def _account(endpoint: Endpoint, settings: Settings, signer: str | None) -
     if signer is not None and signer.lower() != owner:
         raise LiveError(f"executor = {settings.executor!r} belongs to {owner}; accepted is one of the signer's, {signer}")
     return owner
+
+
+def _signer(settings: Settings, redactor: Redactor) -> Signer:
+    """The account's key, whose every form is kept out of logs."""
+    from arbgym.live.signer import PASSWORD, load_signer  # only here: a dry run has no use for eth-account
+
+    if os.environ.get(PASSWORD):
+        redactor.add(os.environ[PASSWORD])
+    signer = load_signer(settings.keystore.path)
+    for secret in signer.canaries():
+        redactor.add(secret)
+    return signer
 
 
 def _reference(settings: Settings, clock: Clock, pools: Sequence[WatchedPool], redactor: Redactor, log: Any) -> ReferenceSource:

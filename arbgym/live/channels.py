@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from eth_utils.crypto import keccak
 
-from arbgym.live.signer import Signer
+from arbgym.live.plain_json import load_json
 from arbgym.live.terms import Endpoint, LiveError, Plan, Refused, Unknown
+
+if TYPE_CHECKING:
+    from arbgym.live.signer import Signer
 
 Reason = Literal[
     "nonce too low",
@@ -151,6 +154,8 @@ class RelayChannel:
         if not timeout_s > 0:
             raise LiveError(f"timeout_s = {timeout_s}; accepted is more than 0")
         self._url, self._host, self._timeout_s = url, parts.hostname, timeout_s
+        from arbgym.live.signer import Signer  # only here: a dry run has no use for eth-account, which takes half a second
+
         self._auth = auth_signer or Signer.generate()
         self._session: Any = None
 
@@ -213,7 +218,7 @@ class RelayChannel:
             if status == 429 or status >= 500:
                 raise Unknown("eth_sendBundle", "rate_limited" if status == 429 else "server", f"{where}: HTTP {status}")
             try:
-                told = json.loads(text)
+                told = load_json(text)
             except ValueError:
                 told = None
             if isinstance(told, dict):

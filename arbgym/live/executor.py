@@ -267,6 +267,6 @@ async def simulate(
 
 
 def _is_revert(refused: Refused) -> bool:
-    """The EVM ran and gave up, in the words of geth, anvil and others. Codes: 3 is geth's for a revert with data, -32015 Parity's."""
+    """The EVM ran and gave up, in the words of geth, anvil and others. Codes: 3 is geth's for a revert, -32015 Parity's."""
     said = refused.message.lower()
     return refused.code in (3, -32015) or any(sign in said for sign in ("revert", "out of gas", "outofgas", "invalid opcode"))

@@ -152,6 +152,10 @@ class Runner:
             self._log.warning("not settled", block=view.head.number, reason=str(error))
         except LiveError as error:
             raise Stopped(f"the journal could not be kept: {error}") from error
+        if parts.sender.trouble:
+            self._log.warning("not settled", block=view.head.number, reason=parts.sender.trouble)
+        if parts.sender.nonce_race:
+            parts.gate.halt(parts.sender.nonce_race)
         told = self._told(outcomes)
         for outcome in outcomes:
             self._ended(outcome)
@@ -293,6 +297,7 @@ class Runner:
     def _show(self) -> None:
         gate = self.parts.gate
         killed = self.parts.kill.engaged()
+        self.parts.metrics.sending(len(self.parts.open_intents()), self.parts.next_nonce(), self.parts.sender.chain_nonce)
         self.parts.metrics.gate(gate.state.value, killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())
 
     def _quote_per_eth(self) -> float:

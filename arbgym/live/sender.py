@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from arbgym.live.terms import (
 
 WATCHED_BLOCKS = 12  # an end younger than this is looked at again after a restart
 CANCEL_GAS = 21_000
+LEAST_BUMP_PERCENT = 12.5
 _REPORTED = "sender.reported"
 _S = IntentState
 
@@ -87,6 +89,13 @@ class JournalSender:
         self._reported: int = journal.get(_REPORTED) or 0
         self._handed_on = self._reported
         self._base_fee_wei = 0  # of the newest view's block
+        self.trouble = ""  # why the last settlement is incomplete
+        self.nonce_race = ""  # who else signs for this account: a reason to halt
+
+    @property
+    def chain_nonce(self) -> int | None:
+        """How many of the account's transactions are on chain; None where there is no account."""
+        return None
 
     @property
     def busy(self) -> bool:
@@ -166,6 +175,7 @@ class LiveSender(JournalSender):
         channels: where plans may go, by their ``channel``; cancellations go to "public".
         quote_token: address whose transfers to and from ``owner`` (the signer's address) are profit.
         maximum_fee_wei: per gas; no transaction offers more, raised ones included.
+        bump_percent: by how much a replacement pays more, at least.
         bump_after_blocks: how long a public transaction may wait before its fees are raised.
         on_point: called with the names in CRASH_POINTS; for tests.
     """
@@ -183,6 +193,7 @@ class LiveSender(JournalSender):
         owner: str | None = None,
         maximum_fee_wei: int = 500 * 10**9,
         bump_after_blocks: int = 2,
+        bump_percent: float = LEAST_BUMP_PERCENT,
         on_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         super().__init__(journal, clock, on_point)
@@ -193,6 +204,9 @@ class LiveSender(JournalSender):
         ):
             if value < 1:
                 raise LiveError(f"{name} = {value}; accepted is at least 1")
+        if not LEAST_BUMP_PERCENT <= bump_percent <= 100.0:
+            raise LiveError(f"bump_percent = {bump_percent}; accepted is {LEAST_BUMP_PERCENT} to 100")
+        self._bump_percent = bump_percent
         self._endpoint, self._channels, self._signer = endpoint, channels, signer
         self._chain_id, self._maximum_fee_wei, self._bump_after_blocks = chain_id, maximum_fee_wei, bump_after_blocks
         self._quote_token, self._owner = quote_token.lower(), (owner or signer.address).lower()
@@ -201,8 +215,11 @@ class LiveSender(JournalSender):
         self._base_fees: dict[str, int] = {}  # of the newest blocks, by hash
         self._explained = 0  # nonces below were looked for in the journal
         self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
-        self.trouble = ""  # why the last settlement is incomplete
-        self.nonce_race = ""  # who else signs for this account: a reason to halt
+
+    @property
+    def chain_nonce(self) -> int | None:
+        """How many of the account's transactions are on chain, where that is known."""
+        return self._count
 
     @property
     def busy(self) -> bool:
@@ -521,7 +538,9 @@ class LiveSender(JournalSender):
 
     async def _replace(self, intent: Intent, kind: TransactionKind, number: int) -> None:
         newest = intent.transactions[-1]
-        fees = raised_fees(newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, self._maximum_fee_wei)
+        fees = raised_fees(
+            newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, self._maximum_fee_wei, self._bump_percent
+        )
         if fees is None:
             await self._resend(intent, number)
             return
@@ -550,13 +569,16 @@ class LiveSender(JournalSender):
             self._journal.move(intent.plan.key, _S.UNKNOWN, number, f"{sent.kind} {sent.hash}: {answer.detail}")
 
 
-def raised_fees(max_fee_wei: int, priority_fee_wei: int, base_fee_wei: int, maximum_fee_wei: int) -> tuple[int, int] | None:
-    """(maximum fee, priority fee) of a replacement: both raised by 12.5 % or more, with room for the next block's base fee.
+def raised_fees(
+    max_fee_wei: int, priority_fee_wei: int, base_fee_wei: int, maximum_fee_wei: int, bump_percent: float = LEAST_BUMP_PERCENT
+) -> tuple[int, int] | None:
+    """(maximum fee, priority fee) of a replacement: both raised by ``bump_percent`` or more, with room for the next base fee.
 
     Nodes ask for 10 %. None where the maximum leaves no room for it. ``base_fee_wei`` is the newest block's.
     """
-    priority = max(-(-priority_fee_wei * 9 // 8), 1)
-    needed = -(-max_fee_wei * 9 // 8)
+    permille = 1_000 + math.ceil(bump_percent * 10.0)
+    priority = max(-(-priority_fee_wei * permille // 1_000), 1)
+    needed = -(-max_fee_wei * permille // 1_000)
     # EIP-1559: the next base fee is at most an eighth higher
     wanted = max(needed, -(-base_fee_wei * 9 // 8) + priority, priority)
     if max(needed, priority) > maximum_fee_wei:

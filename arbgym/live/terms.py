@@ -284,9 +284,16 @@ class Sender(Protocol):
     async def settle(self, view: ChainView) -> list[Outcome]:
         """What ended by this block: mined, reverted, dropped, replaced; fees are raised and late ones cancelled here."""
 
+    trouble: str  # why the last settlement is incomplete; empty otherwise
+    nonce_race: str  # that somebody else signs for the account; empty otherwise
+
     @property
     def busy(self) -> bool:
         """An intent is open: nothing else may be sent."""
+
+    @property
+    def chain_nonce(self) -> int | None:
+        """How many of the account's transactions are on chain; None where that is not known, or there is no account."""
 
     async def close(self) -> None:
         """Let go of the journal."""
