@@ -18,6 +18,7 @@ from tests.live.simulated.clock import SimulatedClock
 from tests.live.simulated.encoding import SWAP_V3, SYNC, words
 from tests.live.simulated.node import SimulatedNode, header
 
+_NEVER = 1 << 62
 SENDS = ("eth_sendRawTransaction", "eth_sendBundle")
 
 
@@ -30,8 +31,9 @@ class Fault:
     least_blocks: ClassVar[int] = 0  # that a run must have for it
     most_skipped: ClassVar[int] = 0  # chances let pass before the one that it surely takes
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, period_blocks: int = _NEVER) -> None:
         self.random = random.Random(f"{type(self).__name__} {seed}")
+        self._period_blocks = period_blocks  # after which it comes again
         self.probability = self.random.uniform(*self.share)
         self.first = 0 if self.random.random() < self.early else self.random.randint(2, 6)
         self.last = self.first + self.random.randint(2, 6)
@@ -57,7 +59,7 @@ class Fault:
 
     def on_block(self, count: int) -> None:
         """Before the run's block number ``count`` (from 1) is mined."""
-        was, self.active = self.active, self.first <= count < self.last
+        was, self.active = self.active, self.first <= count % self._period_blocks < self.last
         if self.active:
             self.disturb()
         elif was:
@@ -203,8 +205,8 @@ class StaleHead(Fault):
     share = (1.0, 1.0)
     early = 0.3
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, period_blocks: int = _NEVER) -> None:
+        super().__init__(seed, period_blocks)
         self.behind = self.random.randint(1, 6)
         self.silent = self.random.random() < 0.5
 
@@ -346,8 +348,8 @@ class Underpriced(Fault):
 
     share = (0.3, 1.0)
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, period_blocks: int = _NEVER) -> None:
+        super().__init__(seed, period_blocks)
         self.dear = self.random.random() < 0.5
 
     def disturb(self) -> None:
@@ -412,8 +414,8 @@ class DeepReorganisation(Reorganisation):
     share, least_blocks = (1.0, 1.0), 18
     depths = (13, 15)
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
+    def __init__(self, seed: int, period_blocks: int = _NEVER) -> None:
+        super().__init__(seed, period_blocks)
         self.first = self.random.randint(14, 16)
         self.last = self.first + 1
 
