@@ -19,7 +19,7 @@ from arbgym.live.decision import Decider, Decision
 from arbgym.live.executor import WouldRevert
 from arbgym.live.kill import KillSwitch
 from arbgym.live.metrics import Metrics
-from arbgym.live.observer import NotObservable, Observer, pool_row
+from arbgym.live.observer import NotObservable, Observer, believed, pool_row
 from arbgym.live.planning import WEI, Planner
 from arbgym.live.risk import RiskGate
 from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow
@@ -136,7 +136,7 @@ class Runner:
     async def take(self, view: ChainView) -> None:
         """Take one block. Raises Stopped where it cannot go on."""
         parts = self.parts
-        self.view = view
+        self.view = view = believed(view, parts.observer.watched)
         for each in parts.each_block:
             each(view)
         parts.metrics.view(view, self.pools())

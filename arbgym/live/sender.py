@@ -26,7 +26,9 @@ from arbgym.live.terms import (
     Verdict,
 )
 
-WATCHED_BLOCKS = 12  # an end younger than this is looked at again after a restart
+# An end younger than this is looked at again after a restart and after a reorganisation: the blocks that replace others may hold
+# a transaction earlier than those did, so an end can stand below the fork that the feed sees.
+WATCHED_BLOCKS = 64
 CANCEL_GAS = 21_000
 LEAST_BUMP_PERCENT = 12.5
 _REPORTED = "sender.reported"
@@ -215,6 +217,7 @@ class LiveSender(JournalSender):
         self._base_fees: dict[str, int] = {}  # of the newest blocks, by hash
         self._explained = 0  # nonces below were looked for in the journal
         self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
+        self._raced: dict[str, int] = {}  # those given up for that reason: in which block
 
     @property
     def chain_nonce(self) -> int | None:
@@ -325,6 +328,7 @@ class LiveSender(JournalSender):
             self._take_back(
                 [intent for intent in self._journal.settled_since(head.number) if intent.state is not _S.REFUSED], head.number
             )
+            self._reconciled = False
         try:
             await self._settle_open(head.number, head.hash, head.base_fee_wei)
             if view.newest:
@@ -338,7 +342,7 @@ class LiveSender(JournalSender):
 
     async def _settle_open(self, number: int, block_hash: str, base_fee_wei: int) -> None:
         self._base_fee_wei = self._base_fees[block_hash] = base_fee_wei
-        for old in list(self._base_fees)[: -4 * WATCHED_BLOCKS]:
+        for old in list(self._base_fees)[:-WATCHED_BLOCKS]:
             del self._base_fees[old]
         if not self._reconciled:
             await self._review(number)
@@ -355,6 +359,7 @@ class LiveSender(JournalSender):
             if not await self._settled_by_receipt(intent, number, block_hash, receipts):
                 await self._settle_unmined(intent, number, count, newest)
         await self._explain(number, count)
+        await self._doubt_races(number)
         self._count, self._reconciled = count, True
 
     async def _settled_by_receipt(self, intent: Intent, number: int, block_hash: str, receipts: Mapping[str, Receipt]) -> bool:
@@ -416,6 +421,7 @@ class LiveSender(JournalSender):
                 f"nonce race: nonce {intent.nonce} of {self._signer.address} was used by a transaction that is not ours"
             )
             self._settled(intent.plan, _S.REPLACED, number, self.nonce_race)
+            self._raced[intent.plan.key] = number
 
     async def _explain(self, number: int, count: int) -> None:
         """Look in the journal for who used nonces that it takes for free: a builder may not keep to a bundle's block."""
@@ -424,6 +430,17 @@ class LiveSender(JournalSender):
             _, _, receipts = await self._look(number, given_up)
             self._take_back([intent for intent in given_up if _block_of(intent, receipts) is not None], number)
         self._explained = count
+
+    async def _doubt_races(self, number: int) -> None:
+        """Look again for receipts of what was given up to a race: a node's index of them may be blocks behind its state."""
+        self._raced = {key: since for key, since in self._raced.items() if number - since < WATCHED_BLOCKS}
+        if self._raced:
+            raced = [self._journal.intent(key) for key in self._raced]
+            _, _, receipts = await self._look(number, raced)
+            found = [intent for intent in raced if _block_of(intent, receipts) is not None]
+            self._take_back([intent for intent in found if intent.state is _S.REPLACED], number)
+            for intent in found:
+                del self._raced[intent.plan.key]
 
     def _settled(self, plan: Plan, state: IntentState, number: int, detail: str, **amounts: Any) -> None:
         self._taken.pop(plan.key, None)
@@ -451,7 +468,7 @@ class LiveSender(JournalSender):
 
     # ------------------------------------------------------------------------------------------- what was settled before
     async def _review(self, number: int) -> None:
-        """After a restart: take back the ends of the last blocks that the chain does not confirm."""
+        """After a restart or a reorganisation: take back the ends of the last blocks that the chain does not confirm."""
         ended = [intent for intent in self._journal.settled_since(number - WATCHED_BLOCKS) if intent.transactions]
         _, count, receipts = await self._look(number, ended)
         self._point("recover.looked")
