@@ -259,7 +259,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             channels=frozenset(channels) if mode == "live" else frozenset(("private", "public")),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
-            next_nonce=(lambda: journal.next_nonce if mode == "live" else None),
+            next_nonce=lambda: _next_nonce(journal, sender),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
         )
         runner = Runner(parts)
@@ -400,6 +400,12 @@ def _timed_commits(metrics: Metrics) -> Callable[[str], None]:
             metrics.committed(time.perf_counter() - began[0])
 
     return at
+
+
+def _next_nonce(journal: Journal, sender: Sender) -> int | None:
+    """After what is on its way, or else after what is on chain."""
+    signed = [transaction.nonce for intent in journal.open_intents() for transaction in intent.transactions]
+    return max(signed) + 1 if signed else sender.chain_nonce
 
 
 def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:

@@ -423,7 +423,7 @@ class RiskGate:
             "max_exposure_eth": exposure,
             "max_leverage": exposure / self.equity_eth if self.equity_eth > 0.0 else math.inf,
             "gas_budget_eth_per_day": day_gas,
-            "max_daily_loss_eth": max(-day_net, 0.0),
+            "max_daily_loss_eth": max(-day_net, 0.0) + 0.0,  # not -0
             "max_drawdown": self.drawdown,
             "max_consecutive_reverts": self._totals.reverts,
             "max_orders_per_minute": sum(now - time_s < _MINUTE_S for time_s in self._sent_s),

@@ -219,7 +219,7 @@ class KeystoreSettings(_Section):
 class FeeSettings(_Section):
     """What a transaction may pay."""
 
-    maximum_fee_gwei: float = Field(default=200.0, gt=0.0, le=1e6)
+    maximum_fee_gwei: float = Field(default=5_000.0, gt=0.0, le=1e6)
     bump_percent: float = Field(default=12.5, ge=12.5, le=100.0)
     gas_limit_margin_percent: float = Field(default=20.0, ge=0.0, le=200.0)
 

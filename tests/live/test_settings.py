@@ -378,5 +378,5 @@ def test_the_same_text_written_again_is_no_change_and_other_sections_ask_for_a_r
     assert watched.file.poll() is None
     watched.change("equity_eth = 10.0 ", "equity_eth = 20.0 ")
     assert watched.file.poll() == Reloaded(restart=("risk.equity_eth",))
-    watched.change("maximum_fee_gwei = 200.0", "maximum_fee_gwei = 100.0")
+    watched.change("maximum_fee_gwei = 5000.0", "maximum_fee_gwei = 100.0")
     assert watched.file.poll() == Reloaded(restart=("fees", "risk.equity_eth"))  # the latter back to what the runner started with
