@@ -21,8 +21,7 @@ from tests.live.simulated.clock import SimulatedLoop
 from tests.live.simulated.faults import KINDS, Fault
 from tests.live.simulated.trial import count_on_two_processes, live
 
-QUICK_SEEDS = range(4)
-SLOW_SEEDS = range(1000)
+QUICK_SEEDS = range(3)
 
 # After these the same process goes on: nothing that cannot be true was said.
 PASSING = {
@@ -127,7 +126,7 @@ class Arbitrary(Fault):
         return self.answers[self.struck % len(self.answers)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from([0, 4]), st.lists(JSON, min_size=1, max_size=6))
 def test_arbitrary_answers_are_never_acted_on(first: int, answers: list[Any]) -> None:
     """No unhandled error, and no send from the first such answer on."""
@@ -141,17 +140,18 @@ def test_arbitrary_answers_are_never_acted_on(first: int, answers: list[Any]) ->
 
 @pytest.mark.slow
 def test_survives_a_thousand_seeds_of_each_kind() -> None:
+    """1,000 of each kind that the adapter was specified against, 250 of each of the others."""
     started = time.perf_counter()
-    counts = count_on_two_processes([(kind, SLOW_SEEDS) for kind in KINDS], again_every=20)
+    counts = count_on_two_processes([(name, range(kind.seeds)) for name, kind in KINDS.items()], again_every=20)
     seconds = time.perf_counter() - started
     for kind, one in counts.items():
         print(
-            f"{kind:20} {one.seconds / one.seeds * 1e3:5.1f} ms a run, struck {one.struck}, sending {one.sending}, "
-            f"stopped {one.stopped}, {dict(one.ends)}, failed {len(one.failures)}"
+            f"{kind:20} {one.seeds:5} seeds, {one.seconds / one.seeds * 1e3:5.1f} ms each, struck {one.struck}, "
+            f"sending {one.sending}, stopped {one.stopped}, {dict(one.ends)}, failed {len(one.failures)}"
         )
     print(f"{sum(one.seeds for one in counts.values())} runs of {len(counts)} kinds in {seconds:.0f} s on 2 processes")
     assert not [failure for one in counts.values() for failure in one.failures[:3]]
     for kind, one in counts.items():
-        assert one.struck > len(SLOW_SEEDS) // 2, f"{kind} struck in {one.struck} runs"
-        assert one.sending > len(SLOW_SEEDS) // 2, f"{kind}: something was sent in {one.sending} runs"
+        assert one.struck > one.seeds // 2, f"{kind} struck in {one.struck} runs"
+        assert one.sending > one.seeds // 2, f"{kind}: something was sent in {one.sending} runs"
         assert kind not in PASSING or not one.stopped, f"{kind}: a process ended in {one.stopped} runs"

@@ -25,6 +25,7 @@ SENDS = ("eth_sendRawTransaction", "eth_sendBundle")
 class Fault:
     """No fault at all. ``share`` is how often a kind strikes where it can."""
 
+    seeds: ClassVar[int] = 1000  # in the long test
     share: ClassVar[tuple[float, float]] = (0.05, 0.6)
     early: ClassVar[float] = 0.15  # of the runs: it strikes while the runner starts, too
     once_per_batch: ClassVar[bool] = False  # a batch of calls is one request to it
@@ -134,6 +135,7 @@ class ServerError(_Lost):
 class Disconnected(_Lost):
     """The connection breaks."""
 
+    seeds = 250
     kind = "connection"
 
 
@@ -147,6 +149,7 @@ class MalformedJson(_Lost):
 class Garbage(Fault):
     """Well-formed JSON that is not what was asked for."""
 
+    seeds = 250
     share, most_skipped = (0.02, 0.4), 20
 
     async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
@@ -277,6 +280,7 @@ class DuplicatedLogs(Fault):
 class AbsurdLogs(Fault):
     """A log says that a pool stands where no pool can, or at a thousand times its price."""
 
+    seeds = 250
     share = (0.05, 0.4)
 
     async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
@@ -303,6 +307,8 @@ class AbsurdLogs(Fault):
 class HiddenReceipts(Fault):
     """Mined transactions are not found for a while."""
 
+    seeds = 250
+
     async def after(self, method: str, parameters: Sequence[Any], answer: Any) -> Any:
         if method == "eth_getTransactionReceipt" and answer is not None and self.strikes():
             return None
@@ -312,6 +318,7 @@ class HiddenReceipts(Fault):
 class RefusedSend(Fault):
     """The node refuses what it is sent, for reasons of its own; where it says that it does not know, it may have taken it."""
 
+    seeds = 250
     share, most_skipped = (0.3, 1.0), 1
     refusals: ClassVar[tuple[str, ...]] = (
         "txpool is full",
@@ -386,6 +393,7 @@ class Dropped(Fault):
 class Late(Fault):
     """Transactions wait for blocks, and others trade before them: they revert, or are cancelled."""
 
+    seeds = 250
     share = (0.2, 0.9)
 
     def disturb(self) -> None:
@@ -411,6 +419,7 @@ class Reorganisation(Fault):
 class DeepReorganisation(Reorganisation):
     """More blocks are replaced than anybody may survive without a person."""
 
+    seeds = 250
     share, least_blocks = (1.0, 1.0), 18
     depths = (13, 15)
 
@@ -456,6 +465,7 @@ class ProcessKilled(BaseException):
 class Killed(Fault):
     """The process is killed while it waits for an answer, to a request that arrived or did not; another is started."""
 
+    seeds = 250
     share, most_skipped, once_per_batch = (0.01, 0.1), 30, True
 
     async def before(self, method: str, parameters: Sequence[Any]) -> Sequence[Any]:
@@ -490,6 +500,8 @@ class OutOfRange(Fault):
 
 class StaleReference(Fault):
     """The outside price stopped some time ago, is from the future, or is missing."""
+
+    seeds = 250
 
     def reference(self, told: Reference) -> Reference | None:
         if self.strikes():

@@ -140,7 +140,7 @@ class World:
         folder: Path,
         loop: SimulatedLoop,
         *,
-        blocks: int = 12,
+        blocks: int = 10,
         habits: Habits = CALM,
         limits: Limits = LIMITS,
         kill_at: int | None = None,
@@ -167,7 +167,7 @@ class World:
             price=PRICE,
             habits=habits,
         )
-        for _ in range(self.random.randint(12, 18)):  # a past, for reorganisations and for nodes that lag behind
+        for _ in range(self.random.randint(11, 13)):  # a past, for reorganisations and for nodes that lag behind
             self.chain.mine()
         self.chain.restart_time(START_S)
         holdings = {(QUOTE, address): 10**13 for address in LOANS.values()}
