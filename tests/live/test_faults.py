@@ -17,6 +17,10 @@ pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"'
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from arbgym.live.journal import Journal
+from arbgym.live.receipts import Receipt
+from arbgym.live.risk import RiskGate
+from arbgym.live.terms import Verdict
 from tests.live.simulated.clock import SimulatedLoop
 from tests.live.simulated.faults import KINDS, Fault
 from tests.live.simulated.trial import count_on_two_processes, live
@@ -109,6 +113,32 @@ def test_the_kill_switch_ends_sending(loop: SimulatedLoop) -> None:
         before += len(world.record.attempts)
         assert not any(attempt.killed and attempt.transaction.data != "0x" for attempt in world.record.attempts)
     assert before > 4
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "instead", "kinds", "options"),
+    [
+        (RiskGate, "check", lambda self, order: Verdict(True), [], {"kill_at": 5}),
+        (RiskGate, "check", lambda self, order: Verdict(True), ["StaleHead"], {}),
+        (Receipt, "income", lambda self, token, owner: 10**9, [], {}),
+        (Journal, "settled_since", lambda self, number: [], ["Reorganisation"], {}),
+    ],
+    ids=["open-after-a-kill", "open-gate", "wrong-profit", "ends-for-good"],
+)
+def test_the_judge_condemns(part: Any, name: str, instead: Any, kinds: list[str], options: Any, monkeypatch: Any) -> None:
+    """A gate that lets everything pass, an account that is kept wrong, ends that nothing takes back."""
+    loop = SimulatedLoop()
+    monkeypatch.setattr(part, name, instead)
+    if part is RiskGate:
+        monkeypatch.setattr(RiskGate, "still_allowed", instead)
+    condemned = 0
+    for seed in range(5):
+        try:
+            live(seed, kinds, loop, **options)
+        except AssertionError:
+            condemned += 1
+    loop.close()
+    assert condemned >= 2
 
 
 class Arbitrary(Fault):
