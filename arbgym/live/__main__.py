@@ -1,5 +1,6 @@
 """``python -m arbgym.live POLICY_DIR --config FILE``: run an exported policy on a chain. Dry-run unless ``--live`` is given.
 
+    python -m arbgym.live runs/ppo_flash/.../policy --rpc ws://127.0.0.1:8545
     python -m arbgym.live runs/ppo_flash/.../policy --config live.toml --rpc ws://127.0.0.1:8545
     python -m arbgym.live runs/ppo_flash/.../policy --replay blocks.jsonl.gz
     python -m arbgym.live runs/ppo_flash/.../policy --config live.toml --live
@@ -25,7 +26,7 @@ from arbgym.live.assemble import Assembled, Options, assembled
 from arbgym.live.logs import Redactor, log_loop_errors, start_logging
 from arbgym.live.recording import read_header
 from arbgym.live.runner import Stopped
-from arbgym.live.settings import Settings, example, load
+from arbgym.live.settings import EXAMPLE, Settings, example, load
 from arbgym.live.terms import LiveError
 from arbgym.policy import PolicyError
 
@@ -40,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("policy", type=Path, nargs="?", help="directory with policy.onnx and manifest.json")
-    add("--config", type=Path, help="settings, TOML (--example prints an annotated one)")
+    add(
+        "--config", type=Path, help="settings, TOML (--example prints an annotated one; without: its pools, Ethereum's WETH/USDC)"
+    )
     add("--rpc", help="the node: http(s):// or ws(s)://, in the place of chain.rpc")
     add("--live", action="store_true", help="sign and send; without it nothing leaves the process")
     add("--replay", type=Path, metavar="PATH", help="blocks recorded with --record, in the place of a node")
@@ -153,7 +156,8 @@ def main(given: Sequence[str] | None = None) -> int:
     logging = None
     try:
         overrides = _overrides(arguments)
-        settings = load(arguments.config, overrides)
+        # without a file: the example's pools, Ethereum's WETH/USDC
+        settings = load(arguments.config or (None if arguments.replay else EXAMPLE), overrides)
         if arguments.terminal and settings.log.path is None:
             raise LiveError("log.path: none; accepted with --terminal is a file, the terminal is taken")
         logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)

@@ -89,6 +89,7 @@ class Runner:
         self._stopping = False
         self._wanted: Decision | None = None  # of the block before, where it wanted a trade
         self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
+        self._decided: dict[str, int] = {}  # the block in which the latest intents were decided
         self._left_open: list[Outcome] | None = None  # ends of what an earlier process left, once they are known
 
     def stop(self) -> None:
@@ -256,6 +257,7 @@ class Runner:
         parts = self.parts
         started = time.perf_counter()
         parts.gate.sent(order)
+        self._decided = dict([*self._decided.items(), (plan.key, plan.block_number)][-LATEST_DECISIONS:])
         self._keys[plan.key] = 0.0 if self._wanted is None else self._wanted.own_bid
         try:
             state = await parts.sender.send(plan, lambda: parts.gate.still_allowed(order))
@@ -283,6 +285,9 @@ class Runner:
         unit = 10.0 ** parts.observer.watched[0].quote_decimals
         parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
         parts.tally.settled(outcome, per_eth)
+        for place, row in enumerate(self.rows):
+            if row.block_number == self._decided.get(outcome.key) and row.state:
+                self.rows[place] = replace(row, state=outcome.state.value)
         parts.metrics.settled(outcome, parts.tally.totals(self.decisions))
         self._log.info(
             "outcome",

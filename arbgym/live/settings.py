@@ -284,9 +284,13 @@ class Settings(BaseSettings):
 
 
 # ----------------------------------------------------------------------------------------------------------------- loading
+EXAMPLE = Path(__file__).with_name("example.toml")
+"""The annotated example file: every field, and two pools of Ethereum's WETH/USDC."""
+
+
 def example() -> str:
-    """The annotated example file."""
-    return Path(__file__).with_name("example.toml").read_text(encoding="utf-8")
+    """Its text."""
+    return EXAMPLE.read_text(encoding="utf-8")
 
 
 def load(
