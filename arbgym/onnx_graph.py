@@ -65,14 +65,41 @@ class Graph:
         for name, weight in ({"": np.empty(0)} | dict(self.weights)).items():
             values[slots[name]] = weight
         steps: list[tuple[str, Callable[..., tuple[Array, ...]], list[int], list[int]]] = []
-        for node in self.nodes:
+        nodes, choice = self._without_choice()
+        for node in nodes:
             reads = [slots[name] for name in node.inputs]
             operator: Callable[..., tuple[Array, ...]] = partial(OPERATORS[node.operator], node.attributes)
             if node.operator in _BOUND and len(reads) > 1 and all(name in self.weights for name in node.inputs[1:]):
                 operator = _BOUND[node.operator](node.attributes, *(self.weights[name] for name in node.inputs[1:]))
                 reads = reads[:1]
             steps.append((node.operator, operator, reads, [slots[name] for name in node.outputs]))
+        if choice is not None:
+            split, chosen = choice
+            greatest = _greatest_of_parts(self.weights[split.inputs[1]])
+            steps.append(("Split, ArgMax, Concat", greatest, [slots[split.inputs[0]]], [slots[chosen]]))
         return values, steps, [slots[name] for name in self.outputs]
+
+    def _without_choice(self) -> tuple[tuple[Node, ...], tuple[Node, str] | None]:
+        """The nodes without the last ones, where these choose the greatest logit of each part of a row; then also the split that
+        begins them, and the name of what they compute. Policies end so, and one step costs less than its eight.
+        """
+        start = max((k for k, node in enumerate(self.nodes) if node.operator == "Split"), default=len(self.nodes))
+        if len(self.nodes) < start + 3:
+            return self.nodes, None
+        split, *chosen, joined = self.nodes[start:]
+        parts = tuple(name for node in chosen for name in node.inputs)
+        fits = (
+            split.attributes.get("axis", 0) == 1
+            and split.inputs[1:2] != ()
+            and split.inputs[1] in self.weights
+            and parts == split.outputs
+            and all(node.operator == "ArgMax" and {"select_last_index": 0, **node.attributes} == _GREATEST for node in chosen)
+            and joined.operator == "Concat"
+            and joined.attributes.get("axis") == 1
+            and joined.inputs == tuple(name for node in chosen for name in node.outputs)
+            and not set(split.outputs) & set(self.outputs)
+        )
+        return (self.nodes[:start], (split, joined.outputs[0])) if fits else (self.nodes, None)
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, for inputs by name. Raises GraphError where an operator does not fit what it reads."""
@@ -299,6 +326,8 @@ def _sigmoid(_: Mapping[str, Any], x: Array) -> tuple[Array]:
 
 
 def _argmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
+    if attributes.get("select_last_index", 0):
+        raise ValueError("select_last_index; accepted is 0: of equal ones the first")
     return (x.argmax(attributes.get("axis", 0), keepdims=bool(attributes.get("keepdims", 1))),)
 
 
@@ -345,6 +374,7 @@ def _softmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
 
 
 _ZERO = np.float32(0.0)
+_GREATEST = {"axis": 1, "keepdims": 1, "select_last_index": 0}
 TREES = "ai.onnx.ml::TreeEnsembleRegressor"
 OPERATORS: dict[str, _Operator] = {
     TREES: lambda attributes, x: (attributes["trees"].run(x),),
@@ -393,6 +423,27 @@ def _bound_split(attributes: Mapping[str, Any], sizes: Array) -> Callable[[Array
         return tuple([x[:, column] for column in columns])
 
     return split
+
+
+def _greatest_of_parts(sizes: Array) -> Callable[[Array], tuple[Array]]:
+    """The place (N, A) of the greatest of each part of a row (N, sum of sizes); of equal ones the first, as ArgMax has it."""
+    widths: list[int] = sizes.tolist()
+    total, widest = sum(widths), max(widths)
+    columns = np.full((len(widths), widest), total)  # one column more than there are: minus infinity
+    start = 0
+    for row, width in enumerate(widths):
+        columns[row, :width] = range(start, start + width)
+        start += width
+
+    def greatest(x: Array) -> tuple[Array]:
+        if x.ndim != 2 or x.shape[1] != total:
+            raise ValueError(f"{x.shape} into {widths}; accepted is a matrix as wide as their sum")
+        padded = np.empty((len(x), total + 1), dtype=x.dtype)
+        padded[:, :total] = x
+        padded[:, total] = -np.inf
+        return (padded.take(columns, axis=1).argmax(axis=2),)
+
+    return greatest
 
 
 _BOUND: dict[str, Callable[..., Callable[[Array], tuple[Array, ...]]]] = {"Gemm": _bound_gemm, "Split": _bound_split}
