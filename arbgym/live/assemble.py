@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from arbgym.live.control import Control
 from arbgym.live.decision import Decider
 from arbgym.live.dry import DrySender
 from arbgym.live.endpoint import connect
-from arbgym.live.executor import artefact, runtime_code, simulate
+from arbgym.live.executor import DRY_RUN_ADDRESS, artefact, runtime_code, simulate
 from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -32,7 +32,7 @@ from arbgym.live.planning import Planner
 from arbgym.live.recording import RecordedFeed, Recorder, RecordingHeader
 from arbgym.live.reference import FileReference, PoolReference, ReferenceSource, RestReference, StreamReference
 from arbgym.live.reload import LimitsFile
-from arbgym.live.risk import RiskGate
+from arbgym.live.risk import GateState, RiskGate
 from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.settings import Settings
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 RUNS_LIVE = ("ArbFlash-v0",)
 NOBODY = "0x000000000000000000000000000000000000dead"  # pays gas in a dry run without an account
-NOWHERE = "0x00000000000000000000000000000000a4b6e200"  # where a dry run without a contract pretends that it stands
+_L1_BLOCK_NUMBERS = (42_161, 42_170, 421_614)  # Arbitrum One, Nova and Sepolia: a contract sees the parent chain's number
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Options:
     policy: Path
     settings: Settings
     settings_file: Path | None = None
-    overrides: dict[str, Any] | None = None
+    overrides: dict[str, Any] | None = field(default=None, repr=False)  # may hold the node's URL
     live: bool = False
     replay: Path | None = None
     record: Path | None = None
@@ -178,12 +178,14 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
         else:
             url = settings.chain.rpc.get_secret_value()
             redactor.add_url(url)
-            metered = MeteredEndpoint(connect(url, timeout_s=settings.chain.head_timeout_s, clock=clock), metrics)
+            metered = MeteredEndpoint(connect(url, timeout_s=settings.chain.request_timeout_s, clock=clock), metrics)
             endpoint = metered
             each_block.append(lambda view: metrics.latency("head_to_view", time.perf_counter() - metered.head_at))
             stack.push_async_callback(endpoint.close)
             chain_id = settings.chain.chain_id
             await _require_chain(endpoint, chain_id)
+            if chain_id in _L1_BLOCK_NUMBERS and options.live:
+                raise LiveError(f"chain.chain_id = {chain_id}: its block.number is another chain's, so a plan would never expire")
             pools = await _pools(endpoint, settings)
             lenders = await _lenders(endpoint, settings)
             account = await _account(endpoint, settings, None if signer is None else signer.address)
@@ -196,13 +198,14 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 account=None if account == NOBODY else account,
                 reference=_reference(settings, clock, pools, redactor, log),
                 coin="base",
+                coin_price=settings.pair.native_price_ratio or 1.0,
                 head_timeout_s=settings.chain.head_timeout_s,
             )
         stack.push_async_callback(feed.close)
         if options.record is not None:
             recorder = Recorder(options.record, RecordingHeader(chain_id, tuple(pools), tuple(lenders)))
             stack.callback(recorder.close)
-            each_block.append(recorder.write)
+            each_block.append(_while_it_can(recorder.write, log))
 
         observer = Observer(policy, pools, lenders=[lender.name for lender in lenders], changes=_world(settings, mode))
         _warn_of_another_world(observer, log)
@@ -231,6 +234,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 quote_token=pools[0].quote,
                 maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
                 bump_percent=settings.fees.bump_percent,
+                halted=lambda: kill.engaged() or gate.state is GateState.HALTED,
             )
         else:
             sender = DrySender(journal, clock)
@@ -244,7 +248,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 observer,
                 chain_id=chain_id,
                 policy_sha256=manifest["sha256"],
-                executor=settings.executor or NOWHERE,
+                executor=settings.executor or DRY_RUN_ADDRESS,
                 lenders=dict(settings.lenders),
                 maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
                 gas_margin=1.0 + settings.fees.gas_limit_margin_percent / 100.0,
@@ -256,7 +260,10 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             metrics=metrics,
             tally=Tally(pools[0].quote_decimals),
             expires_at_s=datetime.fromisoformat(manifest["expires_at"]).timestamp(),
-            channels=frozenset(channels) if mode == "live" else frozenset(("private", "public")),
+            channels=_ways(settings, mode),
+            pays_gas=account != NOBODY,
+            journaled=journal.holds,
+            earlier=lambda: journal.outcomes(1_000),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=lambda: _next_nonce(journal, sender),
@@ -350,6 +357,7 @@ def _reference(settings: Settings, clock: Clock, pools: Sequence[WatchedPool], r
         log.warning("reference price", reason=text)
 
     if told.kind in ("none", "pool"):
+        log.warning("no price from outside: a pool's own is the reference", pool=told.pool or pools[0].name)
         names = [pool.name for pool in pools]
         return PoolReference(names.index(told.pool) if told.pool else 0)
     if told.kind == "csv":
@@ -379,6 +387,28 @@ def _warn_of_another_world(observer: Observer, log: Any) -> None:
     watched = [(pool.kind, float(pool.fee_ppm)) for pool in observer.watched]
     if trained != watched:
         log.warning("the policy was trained with other pools", trained=trained, watched=watched)
+
+
+def _ways(settings: Settings, mode: Mode) -> frozenset[Channel]:
+    """How transactions could be sent; a dry run has the ways that a live one would have."""
+    if mode == "replay" or settings.relay.url.get_secret_value():
+        return frozenset(("private", "public"))
+    return frozenset(("public",))
+
+
+def _while_it_can(write: Callable[[ChainView], None], log: Any) -> Callable[[ChainView], None]:
+    """A recording that fails (a full disk) is given up; what is being traded goes on."""
+    failed: list[bool] = []
+
+    def attempt(view: ChainView) -> None:
+        if not failed:
+            try:
+                write(view)
+            except OSError as error:
+                failed.append(True)
+                log.error("the recording ends here", block=view.head.number, reason=str(error))
+
+    return attempt
 
 
 def _journal_path(path: Path, mode: Mode, stack: AsyncExitStack) -> Path:

@@ -179,6 +179,7 @@ class LiveSender(JournalSender):
         maximum_fee_wei: per gas; no transaction offers more, raised ones included.
         bump_percent: by how much a replacement pays more, at least.
         bump_after_blocks: how long a public transaction may wait before its fees are raised.
+        halted: whether a kill or a halt forbids all but cancellations; asked before a trade is sent again or raised.
         on_point: called with the names in CRASH_POINTS; for tests.
     """
 
@@ -196,6 +197,7 @@ class LiveSender(JournalSender):
         maximum_fee_wei: int = 500 * 10**9,
         bump_after_blocks: int = 2,
         bump_percent: float = LEAST_BUMP_PERCENT,
+        halted: Callable[[], bool] = lambda: False,
         on_point: Callable[[str], None] = lambda name: None,
     ) -> None:
         super().__init__(journal, clock, on_point)
@@ -208,7 +210,7 @@ class LiveSender(JournalSender):
                 raise LiveError(f"{name} = {value}; accepted is at least 1")
         if not LEAST_BUMP_PERCENT <= bump_percent <= 100.0:
             raise LiveError(f"bump_percent = {bump_percent}; accepted is {LEAST_BUMP_PERCENT} to 100")
-        self._bump_percent = bump_percent
+        self._bump_percent, self._halted = bump_percent, halted
         self._endpoint, self._channels, self._signer = endpoint, channels, signer
         self._chain_id, self._maximum_fee_wei, self._bump_after_blocks = chain_id, maximum_fee_wei, bump_after_blocks
         self._quote_token, self._owner = quote_token.lower(), (owner or signer.address).lower()
@@ -554,6 +556,8 @@ class LiveSender(JournalSender):
             self._first_answer(plan, answer)
 
     async def _replace(self, intent: Intent, kind: TransactionKind, number: int) -> None:
+        if kind == "bump" and self._halted():
+            return
         newest = intent.transactions[-1]
         fees = raised_fees(
             newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, self._maximum_fee_wei, self._bump_percent
@@ -571,6 +575,8 @@ class LiveSender(JournalSender):
 
     async def _resend(self, intent: Intent, number: int) -> None:
         newest = intent.transactions[-1]
+        if newest.kind != "cancel" and self._halted():
+            return
         self._point("resend.begin")
         answer = await self._channels["public" if self._replaceable(intent) else intent.plan.channel].send(
             newest.raw, intent.plan

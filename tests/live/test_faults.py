@@ -108,8 +108,8 @@ def test_another_chain_is_never_sent_to(loop: SimulatedLoop) -> None:
 
 def test_the_kill_switch_ends_sending(loop: SimulatedLoop) -> None:
     before = 0
-    for seed in range(4):
-        world = live(seed, ["Late"] if seed % 2 else [], loop, kill_at=7)
+    for seed, kinds, kill_at in ((0, [], 7), (1, ["Late"], 6), (31, ["ServerError"], 4), (33, ["Dropped"], 6)):
+        world = live(seed, kinds, loop, kill_at=kill_at)
         before += len(world.record.attempts)
         assert not any(attempt.killed and attempt.transaction.data != "0x" for attempt in world.record.attempts)
     assert before > 4

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -70,8 +71,17 @@ def decode(raw: str) -> Transaction:
         chain_id, nonce, priority, most, gas, to, _, calldata, _, _, _, _ = rlp.decode(data[1:])
     except (ValueError, IndexError, rlp.exceptions.RLPException) as error:
         raise Refusal("failed to decode signed transaction") from error
-    numbers = [int.from_bytes(part, "big") for part in (chain_id, nonce, priority, most, gas)]
-    return Transaction("0x" + keccak(data).hex(), *numbers, "0x" + to.hex(), "0x" + calldata.hex())
+    number = partial(int.from_bytes, byteorder="big")
+    return Transaction(
+        hash="0x" + keccak(data).hex(),
+        chain_id=number(chain_id),
+        nonce=number(nonce),
+        priority_fee_wei=number(priority),
+        max_fee_wei=number(most),
+        gas_limit=number(gas),
+        to="0x" + to.hex(),
+        data="0x" + calldata.hex(),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,12 +447,12 @@ class SimulatedChain:
         zero_for_one = (move > 0.0) != watched.base_is_token0  # buying base puts quote in
         if isinstance(pool, ConstantProductPool):
             reserve_in = pool.reserve0 if zero_for_one else pool.reserve1
-            amount, limit = int(reserve_in * math.expm1(abs(move) / 2.0)), None
-        else:
-            amount = _WIDEST
-            limit = int(pool.sqrt_price_x96 * math.exp(-abs(move) / 2.0 if zero_for_one else abs(move) / 2.0))
-        if amount > 1000 and (limit is None or limit != pool.sqrt_price_x96):
-            draft.swap(index, zero_for_one, amount, limit)
+            if (amount := int(reserve_in * math.expm1(abs(move) / 2.0))) > 1000:
+                draft.swap(index, zero_for_one, amount)
+            return
+        limit = int(pool.sqrt_price_x96 * math.exp(-abs(move) / 2.0 if zero_for_one else abs(move) / 2.0))
+        if limit != pool.sqrt_price_x96:
+            draft.swap(index, zero_for_one, _WIDEST, limit)
 
     def _change_position(self, draft: Draft, index: int) -> None:
         pool, address = draft.own(index), self.watched[index].address

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,7 +27,7 @@ from arbgym.live.metrics import Metrics
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
 from arbgym.live.profiles import Limits, profile_limits
-from arbgym.live.risk import RiskGate
+from arbgym.live.risk import GateState, RiskGate
 from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.tally import Tally
@@ -75,7 +75,7 @@ class SimulatedSigner:
 
     address = ACCOUNT
 
-    def sign(self, transaction: dict[str, Any]) -> tuple[bytes, str]:
+    def sign(self, transaction: Mapping[str, Any]) -> tuple[bytes, str]:
         """(raw transaction, its hash)."""
         numbers = [transaction[name] for name in ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas")]
         to, data = bytes.fromhex(transaction["to"][2:]), bytes.fromhex(transaction["data"][2:])
@@ -234,6 +234,7 @@ class World:
 
     def _parts(self, journal: Journal) -> Parts:
         observer = Observer(self.policy, POOLS)
+        gate = RiskGate(self.limits, self.clock, journal, EQUITY_ETH, self.kill)
         channels: Any = {"public": PublicChannel(self.endpoint), "private": SimulatedRelay(self.endpoint)}
         lenders = [
             WatchedLender(lender.name, "balance", LOANS[lender.name])
@@ -275,7 +276,7 @@ class World:
                 lenders=LOANS,
                 maximum_fee_wei=MAXIMUM_FEE_WEI,
             ),
-            gate=RiskGate(self.limits, self.clock, journal, EQUITY_ETH, self.kill),
+            gate=gate,
             kill=self.kill,
             sender=LiveSender(
                 self.endpoint,
@@ -286,6 +287,7 @@ class World:
                 chain_id=CHAIN_ID,
                 quote_token=QUOTE,
                 maximum_fee_wei=MAXIMUM_FEE_WEI,
+                halted=lambda: self.kill.engaged() or gate.state is GateState.HALTED,
             ),
             clock=self.clock,
             metrics=_metrics(self.loop),
