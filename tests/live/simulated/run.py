@@ -294,6 +294,8 @@ class World:
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
             simulate=simulate_plan,
+            open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
+            earlier=lambda: journal.outcomes(1_000),
         )
 
     def _before_block(self, count: int) -> None:
