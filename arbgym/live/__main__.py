@@ -28,7 +28,6 @@ from arbgym.live.recording import read_header
 from arbgym.live.runner import Stopped
 from arbgym.live.settings import EXAMPLE, Settings, example, load
 from arbgym.live.terms import LiveError
-from arbgym.policy import PolicyError
 
 REFUSED, STOPPED = 2, 3
 
@@ -53,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", choices=("conservative", "balanced", "aggressive"), help="risk profile, in the place of risk.profile")
     add("--journal", type=Path, help="in the place of journal.path; a dry run's file is named after it")
     add("--port", type=int, help="of the status page, in the place of status.port")
+    add("--resume", metavar="REASON", help="set a gate that is HALTED or REDUCING going again: somebody looked")
+    add("--confirm-limits", action="store_true", help="let limits that were loosened in the settings take effect")
     add("--terminal", action="store_true", help="show the status in this terminal; logs then want log.path")
     add("--example", action="store_true", help="print annotated settings and end")
     return parser
@@ -77,16 +78,22 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-async def _run(options: Options, redactor: Redactor, blocks: int | None, terminal: bool) -> int:
+async def _run(options: Options, redactor: Redactor, given: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     log_loop_errors(loop)
     async with assembled(options, redactor) as made:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, made.runner.stop)
         loop.add_signal_handler(signal.SIGUSR1, _kill, made)
-        watchers = await _watchers(made, options.settings, redactor, terminal)
+        gate, log = made.runner.parts.gate, structlog.get_logger("arbgym.live")
+        if given.resume is not None:
+            gate.resume(given.resume)
+            log.warning("the gate was resumed", reason=given.resume)
+        if given.confirm_limits:
+            log.warning("looser limits take effect", names=gate.confirm())
+        watchers = await _watchers(made, options.settings, redactor, given.terminal)
         try:
-            return await made.runner.run(blocks)
+            return await made.runner.run(given.blocks)
         finally:
             for close in watchers:
                 await close()
@@ -171,12 +178,12 @@ def main(given: Sequence[str] | None = None) -> int:
             record=arguments.record,
             backend=arguments.backend,
         )
-        blocks = asyncio.run(_run(options, redactor, arguments.blocks, arguments.terminal))
+        blocks = asyncio.run(_run(options, redactor, arguments))
         structlog.get_logger("arbgym.live").info("ended", blocks=blocks)
     except Stopped as error:
         print(f"stopped: {redactor.text(str(error))}", file=sys.stderr)
         return STOPPED
-    except (LiveError, PolicyError, OSError) as error:
+    except (LiveError, OSError, ValueError) as error:
         print(f"refused: {redactor.text(str(error))}", file=sys.stderr)
         return REFUSED
     finally:

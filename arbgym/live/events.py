@@ -108,9 +108,9 @@ def read_header(value: Any) -> Header:
         hexadecimal("header.hash", member("header", value, "hash"), 32),
         hexadecimal("header.parentHash", member("header", value, "parentHash"), 32),
         number("timestamp"),
-        number("baseFeePerGas", 128),
-        number("gasUsed"),
-        number("gasLimit"),
+        number("baseFeePerGas", 63),
+        number("gasUsed", 63),
+        number("gasLimit", 63),
     )
     return Header(head, None if bloom is None else int(hexadecimal("header.logsBloom", bloom, 256), 16))
 

@@ -86,7 +86,8 @@ class ChainFeed:
         lenders: in the order of ``ChainView.lenders_raw``.
         account: pays gas; None for ``balance_wei`` 0. Its own trades are not rivals'.
         reference: an outside price; None for none. It is started and closed with the feed.
-        coin: which token of the pair is worth the chain's own coin (rivals' tips are turned into quote token by it).
+        coin: which token of the pair the chain's own coin is priced in (rivals' tips are turned into quote token by it).
+        coin_price: of the coin, in that token.
         head_timeout_s: how long to wait for a head before FeedDown.
         check_every_blocks: how often prices and reserves are read from the contracts and compared; 1 for each block.
         window_words: as in ``PoolBook``.
@@ -103,6 +104,7 @@ class ChainFeed:
         account: str | None = None,
         reference: ReferenceSource | None = None,
         coin: Literal["base", "quote"] = "base",
+        coin_price: float = 1.0,
         head_timeout_s: float = 30.0,
         check_every_blocks: int = 16,
         window_words: int | None = None,
@@ -122,7 +124,7 @@ class ChainFeed:
                 )
         self._endpoint, self._clock, self._reader = endpoint, clock, CallReader(endpoint)
         self._chain_id, self._lenders, self._account = chain_id, tuple(lenders), account
-        self._reference, self._coin = reference, coin
+        self._reference, self._coin, self._coin_price = reference, coin, coin_price
         self._head_timeout_s, self._check_every_blocks = head_timeout_s, check_every_blocks
         self._everything = range(len(self._watched))
         self._coming: deque[Header] = deque()  # known successors of the book's head
@@ -377,6 +379,7 @@ class ChainFeed:
         price = 1.0
         if self._coin == "base":
             price = reference.price if reference is not None else mid_price(states[0].pool, self._watched[0])
+        price *= self._coin_price
         decimals = self._watched[0].quote_decimals
         found = [
             rival_trade(cycle, receipt, head.base_fee_wei, decimals, price, self._account)

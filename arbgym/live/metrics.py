@@ -204,13 +204,13 @@ class Metrics:
             self._kinds(error).inc()
 
     # ---------------------------------------------------------------------------------------------------- once a block
-    def view(self, view: ChainView, pools: Sequence[PoolRow] = ()) -> None:
-        """A block was taken in."""
+    def view(self, view: ChainView, pools: Sequence[PoolRow] = (), *, paying: bool = True) -> None:
+        """A block was taken in; ``paying``: its balance is an account's."""
         self._head_time_s = float(view.head.timestamp)
         self._reference_time_s = math.nan if view.reference is None else view.reference.time_s
         self._set("block_number", view.head.number)
         self._set("base_fee_gwei", view.head.base_fee_wei / 1e9)
-        self._set("balance_eth", view.balance_wei / 1e18)
+        self._set("balance_eth", view.balance_wei / 1e18 if paying else math.nan)
         self._set("reference_price", math.nan if view.reference is None else view.reference.price)
         self._made["blocks_total"].inc()
         self._made["rivals_total"].inc(len(view.rivals))

@@ -177,7 +177,8 @@ class Observer:
         if self._time is None or blocks > _LONGEST_GAP:
             self._start(row, view)
         else:
-            for _ in range(round(blocks) - 1):  # slots without a block: nothing traded, nothing was told
+            missed = round(blocks) - 1 if chain.block_time_s >= 1.0 else 0  # clocks of faster chains tell whole seconds only
+            for _ in range(missed):  # slots without a block: nothing traded, nothing was told
                 self._go_on(self._rows[1].copy(), view, {})
             self._go_on(row, view, told or {})
         self._time = view.head.timestamp

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arbgym.amm import ConcentratedPool, PoolError
+from arbgym.amm import ConcentratedPool, PoolError, SwapResult
 from arbgym.amm.exact_route import size_two_pools_exact
 from arbgym.live.decision import Decision
 from arbgym.live.executor import Leg, Route, encode
@@ -31,6 +31,7 @@ class Cycle:
     base_amount: int
     amount_out: int
     loan_fee: int
+    ticks_crossed: int
 
     @property
     def profit(self) -> int:
@@ -60,20 +61,22 @@ def exact_cycle(
         amount_in = min(round(cost * size_share), most_in)
         if amount_in <= 0:
             return None
-        base = _pay(buy, amount_in, not base_is_token0)
-        return Cycle(amount_in, base, _pay(sell, base, base_is_token0), loan_fee_raw(lender, fee_bps, amount_in))
+        bought = _pay(buy, amount_in, not base_is_token0)
+        sold = _pay(sell, bought.amount_out, base_is_token0)
+        crossed = bought.ticks_crossed + sold.ticks_crossed
+        return Cycle(amount_in, bought.amount_out, sold.amount_out, loan_fee_raw(lender, fee_bps, amount_in), crossed)
     except PoolError:
         return None
 
 
-def _pay(pool: PoolModel, amount_in: int, zero_for_one: bool) -> int:
+def _pay(pool: PoolModel, amount_in: int, zero_for_one: bool) -> SwapResult:
     """What an exact input gives; PoolError where the pool does not take all of it, as the executor demands."""
     if isinstance(pool, ConcentratedPool):
         swap = pool.quote(amount_specified=amount_in, zero_for_one=zero_for_one)
         if swap.unspent:
             raise PoolError("not all of the input is taken")
-        return swap.amount_out
-    return pool.quote(amount_in=amount_in, zero_for_one=zero_for_one).amount_out
+        return swap
+    return pool.quote(amount_in=amount_in, zero_for_one=zero_for_one)
 
 
 class Planner:
@@ -124,12 +127,20 @@ class Planner:
         per_eth = self.quote_per_eth
         profit_eth = cycle.profit / unit / per_eth
         tip_eth = profit_eth * decision.bid_share
-        priority_fee = int(tip_eth * WEI / decision.gas_used)
+        # what the environment's tape cannot see: the ticks that this size crosses
+        gas_used = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
+        priority_fee = int(tip_eth * WEI / gas_used)
         max_fee = int(base_fee * _BASE_FEE_HEADROOM) + priority_fee
         if max_fee > self._maximum_fee_wei:
             return f"needs {max_fee / 1e9:.3g} gwei per gas; accepted is up to {self._maximum_fee_wei / 1e9:.3g}"
         last_block = head.number + _LIFE_BLOCKS[decision.channel]
-        minimum = int(cycle.profit * (1.0 - decision.tolerance))
+        gas_eth, data_fee_eth = gas_used * base_fee / WEI, chain.data_fee_quote / per_eth
+        cost_eth = gas_eth + tip_eth + data_fee_eth
+        # Landing must never cost more than a revert would: a private one then costs nothing, a public one what it burns.
+        share = self._observer.config.revert_gas_share if decision.channel == "public" or chain.private_revert_pays else 0.0
+        minimum = max(int(cycle.profit * (1.0 - decision.tolerance)), int((1.0 - share) * cost_eth * per_eth * unit))
+        if minimum > cycle.profit:
+            return f"costs {cost_eth:.6g} of the coin in gas and tip; accepted is up to its profit, {profit_eth:.6g}"
         route = Route(
             funding=decision.lender,
             lender=self._lenders.get(decision.lender),
@@ -154,13 +165,11 @@ class Planner:
             channel=decision.channel,
             to=self._executor,
             data=data,
-            gas_limit=int(decision.gas_used * _FRESH_SLOTS * self._gas_margin),
+            gas_limit=int(gas_used * _FRESH_SLOTS * self._gas_margin),
             max_fee_wei=max_fee,
             priority_fee_wei=priority_fee,
+            gas_used=gas_used,
         )
-        gas_eth = decision.gas_used * base_fee / WEI
-        data_fee_eth = chain.data_fee_quote / per_eth
-        share = self._observer.config.revert_gas_share if decision.channel == "public" or chain.private_revert_pays else 0.0
         notional_eth = cycle.amount_in / unit / per_eth
         order = Order(
             key=plan.key,
@@ -170,8 +179,8 @@ class Planner:
             notional_eth=notional_eth,
             borrowed_eth=notional_eth,
             flash=True,
-            expected_profit_eth=profit_eth - gas_eth - data_fee_eth - tip_eth,
-            worst_cost_eth=share * (gas_eth + tip_eth) + (data_fee_eth if share else 0.0),
+            expected_profit_eth=profit_eth - cost_eth,
+            worst_cost_eth=share * gas_used * max_fee / WEI + data_fee_eth if share else 0.0,
             confidence=decision.confidence,
         )
         return plan, order

@@ -17,6 +17,8 @@ ProfileName = Literal["conservative", "balanced", "aggressive"]
 SHARES = ("max_drawdown", "min_confidence", "kelly_fraction")
 COUNTS = ("max_consecutive_reverts", "max_orders_per_minute")
 
+_LEAST_AGE_S = 2.0  # block times are told in whole seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -130,6 +132,6 @@ def profile_limits(profile: str, block_time_s: float = 12.0, **changes: float | 
     unknown = [name for name in changes if name not in NAMES]
     if unknown:
         raise ValueError(f"{unknown[0]} = {changes[unknown[0]]!r}; accepted names are {', '.join(NAMES)}")
-    ages = {"max_head_age_s": 2.0 * block_time_s, "max_reference_age_s": 2.0 * block_time_s}
+    ages = dict.fromkeys(("max_head_age_s", "max_reference_age_s"), max(2.0 * block_time_s, _LEAST_AGE_S))
     given = {name: value for name, value in changes.items() if value is not None}
     return replace(PROFILES[profile], **(ages | given))  # type: ignore[arg-type, index]

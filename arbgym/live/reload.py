@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arbgym.live.risk import RiskGate
-from arbgym.live.settings import Settings, SettingsError, load
+from arbgym.live.settings import PREFIX, Settings, SettingsError, load
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class LimitsFile:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._path, self._gate, self._overrides = Path(path), gate, overrides
-        self._environment = dict(os.environ) if environment is None else environment
+        given = os.environ if environment is None else environment
+        self._environment = {name: text for name, text in given.items() if name.upper().startswith(PREFIX)}  # no keys
         self._settings = settings
         self._seen: tuple[int, int, int] | None = None  # none: the file may have changed since it was loaded
         self._digest = b""

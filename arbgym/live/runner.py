@@ -7,6 +7,7 @@ and what cannot be true ends the run (``Stopped``), because an operator has to l
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -25,12 +26,12 @@ from arbgym.live.risk import RiskGate
 from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow
 from arbgym.live.tally import Tally
 from arbgym.live.terms import (
+    SETTLED,
     ChainView,
     Channel,
     Clock,
     EndOfFeed,
     Feed,
-    FeedBroken,
     FeedDown,
     IntentState,
     LiveError,
@@ -45,6 +46,7 @@ from arbgym.live.terms import (
 from arbgym.policy import PolicyError
 
 _LONGEST_WAIT_S = 10.0  # between two tries of a feed that is down
+_SLOWEST_SHARE = 0.5  # of a block's time, from taking a block to sending on it
 _LANDED = {IntentState.MINED: "won", IntentState.REVERTED: "reverted"}
 
 Simulate = Callable[[Plan], Awaitable[int]]
@@ -72,6 +74,9 @@ class Parts:
     expires_at_s: float
     channels: frozenset[Channel] = frozenset(("private", "public"))  # ways that there are to send
     simulate: Simulate | None = None
+    pays_gas: bool = True  # there is an account
+    journaled: Callable[[str], bool] = lambda key: False  # whether a plan of this key was written before
+    earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended
     open_intents: Callable[[], list[str]] = list  # keys of what was journaled and has not ended
     next_nonce: Callable[[], int | None] = lambda: None
     each_block: list[Callable[[ChainView], None]] = field(default_factory=list)  # a recorder, the limits' file, a clock
@@ -87,14 +92,24 @@ class Runner:
         self.rows: deque[DecisionRow] = deque(maxlen=LATEST_DECISIONS)  # newest first
         self._log = structlog.get_logger("arbgym.live")
         self._stopping = False
-        self._wanted: Decision | None = None  # of the block before, where it wanted a trade
+        self._waiting: asyncio.Future[ChainView] | None = None
+        self._taken_s = 0.0  # when the newest block was taken
+        self._unsent: Decision | None = None  # of the block before, where it wanted a trade and none was sent
+        self._told: dict[str, float] = {}  # what the next observation has to tell
         self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
         self._decided: dict[str, int] = {}  # the block in which the latest intents were decided
-        self._left_open: list[Outcome] | None = None  # ends of what an earlier process left, once they are known
+        self._recovered = False  # what an earlier process left is settled
+
+    @property
+    def stopping(self) -> bool:
+        """Told to end."""
+        return self._stopping
 
     def stop(self) -> None:
-        """End after the block at hand."""
+        """End after the block at hand; nothing more is decided. What is open is settled by the next process."""
         self._stopping = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
     async def run(self, blocks: int | None = None) -> int:
         """Take ``blocks`` blocks (None: without end); returns how many. Raises Stopped, and FeedBroken where it never began."""
@@ -107,10 +122,12 @@ class Runner:
                 if self._stopping or taken == blocks:
                     break
                 view = await self._next()
-        except (FeedBroken, Stopped) as error:
+        except LiveError as error:
             self.parts.gate.halt(str(error))
             self._log.error("stopped", reason=str(error))
             raise Stopped(str(error)) from error
+        if opened := self.parts.open_intents():
+            self._log.warning("intents are open; the next start settles them", keys=opened)
         return taken
 
     async def _opened(self) -> ChainView | None:
@@ -124,7 +141,12 @@ class Runner:
         wait_s = 0.25
         while not self._stopping:
             try:
-                return await ask()
+                self._waiting = asyncio.ensure_future(ask())
+                return await self._waiting
+            except asyncio.CancelledError:
+                if not self.stopping:  # somebody else cancelled
+                    raise
+                return None
             except EndOfFeed:
                 return None
             except FeedDown as error:
@@ -140,14 +162,13 @@ class Runner:
         self.view = view = believed(view, parts.observer.watched)
         for each in parts.each_block:
             each(view)
-        parts.metrics.view(view, self.pools())
+        self._taken_s = parts.clock.monotonic()  # after a replay's clock went on to the block
+        parts.metrics.view(view, self.pools(), paying=parts.pays_gas)
         parts.gate.head(float(view.head.timestamp))
         try:
-            if self._left_open is None:
-                self._left_open = await parts.sender.start()
-                parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in self._left_open})
-            outcomes = self._left_open + await parts.sender.settle(view)
-            self._left_open = []
+            if not self._recovered:
+                await self._recover()
+            outcomes = await parts.sender.settle(view)
         except (Refused, Unknown) as error:
             outcomes = []
             self._log.warning("not settled", block=view.head.number, reason=str(error))
@@ -157,34 +178,45 @@ class Runner:
             self._log.warning("not settled", block=view.head.number, reason=parts.sender.trouble)
         if parts.sender.nonce_race:
             parts.gate.halt(parts.sender.nonce_race)
-        told = self._told(outcomes)
+        self._tell(outcomes)
         for outcome in outcomes:
             self._ended(outcome)
         try:
-            observation = parts.observer.advance(view, told)
+            observation = parts.observer.advance(view, self._told)
         except NotObservable as error:
-            self._wanted = None
             self._log.warning("nothing observed", block=view.head.number, reason=str(error))
-            return
-        self._wanted = None
-        if view.newest:
-            await self._decide(view, observation)
+        else:
+            self._told = {}
+            if view.newest and not self._stopping:
+                await self._decide(view, observation)
         self._show()
 
-    def _told(self, outcomes: list[Outcome]) -> dict[str, float]:
+    async def _recover(self) -> None:
+        """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""
+        parts = self.parts
+        for outcome in parts.earlier():
+            parts.tally.settled(outcome, self._quote_per_eth())
+        found = await parts.sender.start()
+        parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in found})
+        for outcome in found:
+            self._ended(outcome)
+        self._recovered = True
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
         """What became of the last wish, as the environment tells it: what did not land was dropped, whoever stopped it."""
-        told: dict[str, float] = {}
+        told = self._told
         for outcome in outcomes:
-            bid = self._keys.pop(outcome.key, 0.0)
-            if outcome.state in _LANDED and outcome.corrects is None:
-                told[_LANDED[outcome.state]] = 1.0
-                told["own_bid"] = bid
-                if outcome.state is IntentState.REVERTED:
-                    cost = (outcome.gas_cost_wei + outcome.tip_wei) / WEI * self._quote_per_eth()
-                    told["revert_cost"] = told.get("revert_cost", 0.0) + cost
-        if not told and self._wanted is not None and not self._keys:
-            told = {"dropped": 1.0, "own_bid": self._wanted.own_bid}
-        return told
+            bid = self._keys.pop(outcome.key, None)
+            if bid is None or outcome.state not in SETTLED:
+                continue
+            told[_LANDED.get(outcome.state, "dropped")] = 1.0
+            told["own_bid"] = bid
+            if outcome.state is IntentState.REVERTED:
+                cost = (outcome.gas_cost_wei + outcome.tip_wei) / WEI * self._quote_per_eth()
+                told["revert_cost"] = told.get("revert_cost", 0.0) + cost
+        if not told and self._unsent is not None:
+            told.update(dropped=1.0, own_bid=self._unsent.own_bid)
+        self._unsent = None
 
     async def _decide(self, view: ChainView, observation: Any) -> None:
         parts = self.parts
@@ -197,7 +229,7 @@ class Runner:
             return
         parts.metrics.decided(decision.text.split(" ", 1)[0], time.perf_counter() - started, parts.observer.clipped())
         self.decisions += 1
-        self._wanted = decision if decision.attempting else None
+        self._unsent = decision if decision.attempting else None
         row = DecisionRow(
             time_s=parts.clock.now(),
             block_number=view.head.number,
@@ -236,6 +268,8 @@ class Runner:
         if isinstance(made, str):
             return made, ""
         plan, order = made
+        if parts.journaled(plan.key):
+            return "this very plan was journaled before", ""
         started = time.perf_counter()
         verdict = parts.gate.check(order)
         parts.metrics.judged(verdict, time.perf_counter() - started)
@@ -251,14 +285,18 @@ class Runner:
                 parts.metrics.latency("simulate", time.perf_counter() - started)
             if profit_raw != plan.expected_profit_raw:
                 return f"simulation: {profit_raw} raw; expected is {plan.expected_profit_raw}", ""
-        return await self._send(plan, order)
+        slow_s = parts.clock.monotonic() - self._taken_s
+        if slow_s > _SLOWEST_SHARE * parts.observer.config.chain.block_time_s:
+            return f"took {slow_s:.3g} s; accepted is up to {_SLOWEST_SHARE:g} of a block's time", ""
+        return await self._send(plan, order, decision)
 
-    async def _send(self, plan: Plan, order: Order) -> tuple[str, str]:
+    async def _send(self, plan: Plan, order: Order, decision: Decision) -> tuple[str, str]:
         parts = self.parts
         started = time.perf_counter()
         parts.gate.sent(order)
         self._decided = dict([*self._decided.items(), (plan.key, plan.block_number)][-LATEST_DECISIONS:])
-        self._keys[plan.key] = 0.0 if self._wanted is None else self._wanted.own_bid
+        self._keys[plan.key] = decision.own_bid
+        self._unsent = None
         try:
             state = await parts.sender.send(plan, lambda: parts.gate.still_allowed(order))
         except LiveError as error:
@@ -306,10 +344,12 @@ class Runner:
         self.parts.metrics.gate(gate.state.value, killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())
 
     def _quote_per_eth(self) -> float:
-        """The coin's price at the newest block; before there is one, the last observed (0 before any)."""
-        if self.view is None or self.view.reference is None:
+        """The coin's price at the newest block, by the first pool where no outside price is known yet; 0 before any block."""
+        view, observer = self.view, self.parts.observer
+        if view is None:
             return self.parts.planner.quote_per_eth
-        return float(self.view.reference.price * self.parts.observer.config.chain.native_price_ratio)
+        price = pool_row(view.pools[0], observer.watched[0])[0] if view.reference is None else view.reference.price
+        return float(price * observer.config.chain.native_price_ratio)
 
     def pools(self) -> list[PoolRow]:
         """The watched pools at the newest block."""

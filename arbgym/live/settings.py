@@ -22,10 +22,10 @@ from pydantic_settings import SettingsError as SourceError
 
 from arbgym.live.profiles import Limits, ProfileName, profile_limits
 from arbgym.live.terms import LiveError
-from arbgym.market.lender import LENDERS
+from arbgym.market.lender import LENDERS, MAKER
 
 PREFIX = "ARBGYM_LIVE__"
-_LENDERS = tuple(lender.name for lender in LENDERS)
+_LENDERS = tuple(lender.name for lender in LENDERS if lender.name != MAKER.name)  # it mints: no balance says what it lends
 _WITHOUT_FIELDS = ("pools", "executor")
 _FLASH_SWAPS = tuple(lender.name for lender in LENDERS if lender.first_leg)
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
@@ -89,8 +89,8 @@ class ChainSettings(_Section):
     rpc: RpcUrl
     chain_id: int = Field(gt=0, lt=2**63)
     head_timeout_s: Seconds = 60.0
+    request_timeout_s: Seconds = 3.0
     block_time_s: Seconds = 12.0
-    watched_blocks: int = Field(default=12, ge=1, le=64)
 
 
 class PairSettings(_Section):
@@ -107,6 +107,8 @@ class PairSettings(_Section):
             raise ValueError("two tokens: base and quote are the same address")
         if self.native_is_base and self.native_price_ratio not in (None, 1.0):
             raise ValueError("native_price_ratio only where native_is_base = false")
+        if not self.native_is_base and self.native_price_ratio is None:
+            raise ValueError("native_price_ratio, the coin's price in base tokens, where native_is_base = false")
         return self
 
 
@@ -197,9 +199,8 @@ class StatusSettings(_Section):
 
 
 class MetricsSettings(_Section):
-    """Prometheus metrics; port 0 is none."""
+    """Prometheus metrics on the loopback interface; port 0 is none."""
 
-    host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: Port = 0
 
 

@@ -201,6 +201,7 @@ class Plan:
     gas_limit: int
     max_fee_wei: int  # per gas
     priority_fee_wei: int  # per gas: the tip
+    gas_used: int = 0  # expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,10 @@ class Sender(Protocol):
         """What ended by this block: mined, reverted, dropped, replaced; fees are raised and late ones cancelled here."""
 
     trouble: str  # why the last settlement is incomplete; empty otherwise
-    nonce_race: str  # that somebody else signs for the account; empty otherwise
+    nonce_race: str  # that somebody else signs for the account, until it is taken; empty otherwise
+
+    def take_nonce_race(self) -> str:
+        """``nonce_race``, told once for each race."""
 
     @property
     def busy(self) -> bool:

@@ -19,10 +19,11 @@ import pytest
 pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"')
 pytest.importorskip("onnx", reason="the extra train is not installed")
 
-from arbgym.live.assemble import NOWHERE, Options, assembled
+from arbgym.live.assemble import Options, assembled
 from arbgym.live.clock import SystemClock
 from arbgym.live.deploy import deploy
 from arbgym.live.endpoint import connect
+from arbgym.live.executor import DRY_RUN_ADDRESS
 from arbgym.live.logs import Redactor
 from arbgym.live.signer import load_signer
 from arbgym.live.terms import LiveError
@@ -134,7 +135,7 @@ def test_dry_run_differs_in_the_last_call_alone(slots: Anvil, tmp_path: Path) ->
     assert not (tmp_path / "journal.sqlite").exists()
     found = rows(tmp_path / "journal.dry-run.sqlite", "SELECT state, plan FROM intents")
     assert len(found) >= 5 and {state for state, _ in found} == {"dry"}
-    assert all(json.loads(plan)["to"] == NOWHERE for _, plan in found)  # simulated with the contract's code put there
+    assert all(json.loads(plan)["to"] == DRY_RUN_ADDRESS for _, plan in found)  # simulated with the contract's code put there
     assert runner.shown.totals.dry >= len(found) - 1 and runner.shown.totals.profit_quote > 0.0
 
 

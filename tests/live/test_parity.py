@@ -100,7 +100,7 @@ def check_parity(folder: Path, url: str, pools: Pools, blocks: int, session: int
     """(decisions compared, those that acted); every observation, decision and plan equal."""
     config = quiet_config(episode_blocks=session)
     policy_folder = save_policy(folder / "policy", config=config, seed=3, masked=True)
-    settings = pools.settings(url, folder)
+    settings = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"})  # a dry run has the ways of a live one
     recording = folder / "blocks.jsonl.gz"
     live = asyncio.run(run(Options(policy_folder, settings, record=recording), blocks, pools.trade))
     again = asyncio.run(run(Options(policy_folder, settings, replay=recording, backend="onnxruntime"), None))

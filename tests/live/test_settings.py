@@ -87,7 +87,7 @@ def test_each_source_overrules_the_one_before(tmp_path: Path) -> None:
         f"{PREFIX}CHAIN__CHAIN_ID": "5",
         f"{PREFIX}CHAIN__RPC": "https://node.example/KEY",
         "arbgym_live__risk__min_profit_eth": "0.5",
-        f"{PREFIX}LENDERS": json.dumps({"maker": "0x" + "1" * 40}),
+        f"{PREFIX}LENDERS": json.dumps({"morpho_blue": "0x" + "1" * 40}),
         f"{PREFIX}LENDERS__MORPHO_BLUE": "0x" + "2" * 40,
         "ARBGYM_LIVE_PASSWORD": "not a setting",
         "HOME": "/",
@@ -98,7 +98,7 @@ def test_each_source_overrules_the_one_before(tmp_path: Path) -> None:
     assert loaded.chain.block_time_s == 12.0
     assert loaded.limits.min_profit_eth == 0.5
     assert loaded.executor == "0x" + "a" * 40
-    assert set(loaded.lenders) == {"balancer_v2", "aave_v3", "maker", "morpho_blue"}
+    assert set(loaded.lenders) == {"balancer_v2", "aave_v3", "morpho_blue"}
     pools = [{"name": str(number), "address": "0x" + str(number) * 40} for number in (1, 2, 3)]
     assert [pool.name for pool in load(EXAMPLE, None, {f"{PREFIX}POOLS": json.dumps(pools)}).pools] == ["1", "2", "3"]
 
@@ -114,7 +114,7 @@ def test_ages_are_two_block_times() -> None:
         ("chain", "chain_id", 0, "chain.chain_id = 0; accepted is greater than 0"),
         ("chain", "chain_id", "x", "chain.chain_id = 'x'; accepted is a valid integer"),
         ("chain", "head_timeout_s", float("nan"), "chain.head_timeout_s = nan; accepted is"),
-        ("chain", "watched_blocks", 65, "chain.watched_blocks = 65; accepted is less than or equal to 64"),
+        ("chain", "request_timeout_s", 0.0, "chain.request_timeout_s = 0; accepted is greater than 0"),
         (
             "chain",
             "rpc",

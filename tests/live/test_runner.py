@@ -1,0 +1,245 @@
+"""The runner on made-up blocks: what stops it, what it tells the policy, and that landing never costs more than a revert."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("pydantic_settings", reason='the live extra is missing: pip install "arbgym[live]"')
+pytest.importorskip("onnx", reason="the extra train is not installed")
+
+from arbgym.live.__main__ import main
+from arbgym.live.assemble import Options, _while_it_can, assembled
+from arbgym.live.decision import Decider
+from arbgym.live.logs import Redactor
+from arbgym.live.observer import Observer
+from arbgym.live.planning import Planner
+from arbgym.live.runner import Runner, Stopped
+from arbgym.live.settings import load
+from arbgym.live.terms import IntentState, LiveError, Outcome, Plan
+from arbgym.policy import load as load_policy
+from tests.live.policies import quiet_config, save_policy
+from tests.live.recordings import WATCHED, record, views
+
+EAGER = {"route": 1, "channel": 1, "bid_share": 2}
+LIMITS = {
+    "profile": "aggressive",
+    "min_confidence": 0.0,
+    "min_profit_eth": 0.0001,
+    "max_orders_per_minute": 1_000,
+    "max_head_age_s": 1e6,
+    "max_reference_age_s": 1e6,
+    "kelly_fraction": 1.0,
+    "gas_budget_eth_per_day": 1e3,
+    "max_daily_loss_eth": 1e3,
+    "equity_eth": 1e4,
+}
+
+
+def options(folder: Path, blocks: int = 30, **more: Any) -> Options:
+    """A replay of made-up blocks by a policy that trades whenever it can."""
+    policy = save_policy(folder / "policy", masked=True, prefer=EAGER)
+    told = {
+        "chain": {"rpc": "http://127.0.0.1:9", "chain_id": 1},
+        "pair": {"base": WATCHED[0].base, "quote": WATCHED[0].quote},
+        "pools": [{"name": pool.name, "address": pool.address, "fee_ppm": pool.fee_ppm} for pool in WATCHED],
+        "risk": {**LIMITS, "kill_file": folder / "kill"},
+        "journal": {"path": folder / "journal.sqlite"},
+    }
+    return Options(policy, load(None, told, {}), replay=record(folder / "blocks.jsonl", blocks), **more)
+
+
+def play(given: Options, change: Callable[[Runner], None] = lambda runner: None) -> Runner:
+    """The runner after its replay; ``change`` disturbs it first."""
+
+    async def run() -> Runner:
+        async with assembled(given, Redactor()) as made:
+            change(made.runner)
+            await made.runner.run()
+            return made.runner
+
+    return asyncio.run(run())
+
+
+def test_a_replay_trades_and_its_rows_follow_their_intents(tmp_path: Path) -> None:
+    runner = play(options(tmp_path))
+    states = [row.state for row in runner.rows if row.state]
+    assert len(states) > 5 and set(states[1:]) == {"dry"}
+    assert runner.parts.tally.totals(runner.decisions).dry >= len(states) - 1
+
+
+def test_a_stop_ends_the_wait_and_nothing_more_is_decided(tmp_path: Path) -> None:
+    def change(runner: Runner) -> None:
+        following, count = runner.parts.feed.next, [0]
+
+        async def next_block() -> Any:
+            count[0] += 1
+            if count[0] == 10:
+                asyncio.get_running_loop().call_soon(runner.stop)
+                await asyncio.sleep(60.0)  # a chain that has stopped
+            return await following()
+
+        runner.parts.feed.next = next_block  # type: ignore[method-assign]
+
+    runner = play(options(tmp_path), change)
+    assert runner.view is not None and runner.view.head.number == 9 and runner.decisions == 9
+
+
+def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
+    async def slow(plan: Plan) -> int:
+        clock.late_s += 7.0  # of a block of 12 s
+        return plan.expected_profit_raw
+
+    class Late:
+        def __init__(self, clock: Any) -> None:
+            self._clock, self.late_s = clock, 0.0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._clock, name)
+
+        def monotonic(self) -> float:
+            return float(self._clock.monotonic() + self.late_s)
+
+    clock: Any = None
+
+    def change(runner: Runner) -> None:
+        nonlocal clock
+        clock = runner.parts.clock = Late(runner.parts.clock)
+        runner.parts.simulate = slow
+
+    runner = play(options(tmp_path), change)
+    assert not any(row.state for row in runner.rows)
+    assert any("took 7 s; accepted is up to 0.5" in row.verdict for row in runner.rows)
+
+
+def test_a_simulation_that_differs_sends_nothing(tmp_path: Path) -> None:
+    async def other(plan: Plan) -> int:
+        return plan.expected_profit_raw - 1
+
+    def change(runner: Runner) -> None:
+        runner.parts.simulate = other
+
+    runner = play(options(tmp_path), change)
+    assert not any(row.state for row in runner.rows) and any("expected is" in row.verdict for row in runner.rows)
+
+
+def test_what_an_earlier_process_left_reaches_the_gate_before_it_is_acknowledged(tmp_path: Path) -> None:
+    told: list[str] = []
+    left = Outcome("a" * 64, IntentState.REVERTED, 0, 0.0, 0, 10**16, 0, "public")
+
+    def change(runner: Runner) -> None:
+        sender, record_outcome = runner.parts.sender, runner.parts.gate.record
+
+        async def start() -> list[Outcome]:
+            return [left]
+
+        async def settle(view: Any) -> list[Outcome]:
+            told.append("settle")
+            raise LiveError("killed here")
+
+        def record(outcome: Outcome, profit_eth: float) -> None:
+            told.append(outcome.key)
+            record_outcome(outcome, profit_eth)
+
+        sender.start, sender.settle, runner.parts.gate.record = start, settle, record  # type: ignore[method-assign]
+
+    with pytest.raises(Stopped, match="killed here"):
+        play(options(tmp_path), change)
+    assert told == [left.key, "settle"]
+
+
+def test_a_failing_recorder_does_not_end_the_run(tmp_path: Path) -> None:
+    written: list[int] = []
+
+    def full(view: Any) -> None:
+        written.append(view.head.number)
+        if view.head.number == 5:
+            raise OSError(28, "No space left on device")
+
+    class Log:
+        def error(self, text: str, **more: Any) -> None:
+            assert "recording ends" in text
+
+    runner = play(options(tmp_path), lambda runner: runner.parts.each_block.append(_while_it_can(full, Log())))
+    assert written == [1, 2, 3, 4, 5] and runner.decisions == 30
+
+
+def test_an_expired_policy_halts(tmp_path: Path) -> None:
+    def change(runner: Runner) -> None:
+        runner.parts.expires_at_s = 0.0
+
+    runner = play(options(tmp_path), change)
+    assert runner.parts.gate.state.value == "HALTED" and not any(row.state for row in runner.rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bid=st.floats(0.01, 0.99),
+    tolerance=st.floats(0.0, 1.0),
+    channel=st.sampled_from(["private", "public"]),
+    pays=st.booleans(),
+    seed=st.integers(0, 50),
+)
+def test_landing_never_costs_more_than_what_the_gate_was_told(
+    tmp_path_factory: pytest.TempPathFactory, bid: float, tolerance: float, channel: Any, pays: bool, seed: int
+) -> None:
+    planner, decide, config = _planner(tmp_path_factory)
+    planner._observer.config = replace(config, chain=replace(config.chain, private_revert_pays=pays))
+    for view in views(3, seed):
+        decision = decide(view)
+        if not decision.acting:
+            continue
+        made = planner.plan(replace(decision, bid_share=bid, tolerance=tolerance, channel=channel), view)
+        if isinstance(made, str):
+            continue
+        plan, order = made
+        per_eth = planner.quote_per_eth * 1e6
+        paid_eth = (plan.gas_used * view.head.base_fee_wei + plan.gas_used * plan.priority_fee_wei) / 1e18
+        worst_landing = paid_eth - plan.minimum_profit_raw / per_eth
+        assert worst_landing <= order.worst_cost_eth + 1e-9
+        assert plan.minimum_profit_raw <= plan.expected_profit_raw
+        assert plan.priority_fee_wei <= plan.max_fee_wei and plan.gas_used < plan.gas_limit
+        assert order.expected_profit_eth == pytest.approx(plan.expected_profit_raw / per_eth - paid_eth, rel=0.2, abs=1e-3)
+
+
+_made: list[Any] = []
+
+
+def _planner(factory: pytest.TempPathFactory) -> Any:
+    if not _made:
+        policy = load_policy(
+            save_policy(factory.mktemp("planner") / "policy", masked=True, prefer={"route": 1}, config=quiet_config()),
+            backend="numpy",
+        )
+        observer = Observer(policy, WATCHED)
+        decider = Decider(policy, observer)
+        planner = Planner(observer, chain_id=1, policy_sha256="", executor="0x" + "e" * 40, lenders={}, maximum_fee_wei=10**15)
+        _made.append((planner, lambda view: decider.decide(observer.advance(view)), observer.config))
+    return _made[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--live", "--replay", "blocks"], "--live and --replay"),
+        (["--blocks", "0"], "--blocks 0"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["policy", *arguments])
+    assert told in capsys.readouterr().err
+
+
+def test_the_command_refuses_a_missing_policy_and_prints_its_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "none"), "--replay", str(record(tmp_path / "blocks.jsonl", 3))]) == 2
+    assert "refused" in capsys.readouterr().err
+    assert main(["--example"]) == 0
+    assert "[chain]" in capsys.readouterr().out
