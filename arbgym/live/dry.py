@@ -12,7 +12,7 @@ from arbgym.live.terms import ChainView, IntentState, Outcome, Plan, Verdict
 class DrySender(JournalSender):
     """Journals what would have been sent; its outcome comes with the next view.
 
-    The profit is the expected one; gas is paid to its limit, at the last view's base fee: a dry run looks no better than it is.
+    Profit, gas and tip are the expected ones, the gas at the last view's base fee; a plan that expects no gas pays its limit.
     """
 
     async def start(self) -> list[Outcome]:
@@ -28,14 +28,15 @@ class DrySender(JournalSender):
             return self._journal.intent(plan.key).state
         if not self._passes(plan, still_allowed):
             return IntentState.REFUSED
+        gas = plan.gas_used or plan.gas_limit
         self._end(
             plan,
             IntentState.DRY,
             plan.block_number,
             "not sent",
             profit_raw=plan.expected_profit_raw,
-            gas_cost_wei=plan.gas_limit * self._base_fee_wei,
-            tip_wei=plan.gas_limit * plan.priority_fee_wei,
+            gas_cost_wei=gas * self._base_fee_wei,
+            tip_wei=gas * plan.priority_fee_wei,
         )
         return IntentState.DRY
 

@@ -12,15 +12,14 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from arbgym.live.terms import SETTLED, Clock, IntentState, LiveError, Outcome, Plan
 
-SCHEMA_VERSION = 1
-KEPT_DECISIONS = 100_000
+SCHEMA_VERSION = 2  # the first had a table of decisions, which nobody read
 TransactionKind = Literal["original", "bump", "cancel"]
 
 _S = IntentState
@@ -60,11 +59,8 @@ CREATE INDEX transitions_with_outcome ON transitions (id) WHERE outcome IS NOT N
 CREATE TRIGGER transitions_are_not_changed BEFORE UPDATE ON transitions BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER transitions_are_not_deleted BEFORE DELETE ON transitions BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE decisions (
-    id INTEGER PRIMARY KEY, time_s REAL NOT NULL, block_number INTEGER NOT NULL, action TEXT NOT NULL, verdict TEXT NOT NULL
-);
 """
-_TABLES = ("intents", "transactions", "transitions", "store", "decisions")
+_TABLES = ("intents", "transactions", "transitions", "store")
 
 
 class JournalError(LiveError):
@@ -114,21 +110,12 @@ class Transition:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What was decided at the end of a block, and what the gate said."""
-
-    time_s: float
-    block_number: int
-    action: str
-    verdict: str
-
-
 class Journal:
     """The journal at ``path``, made where it is missing. One process at a time; a second is refused by name.
 
     Every method that writes is one commit, durable when it returns, and raises JournalError (with nothing written) where the
-    disk is full, the file damaged or the change of state one that cannot be. ``on_point`` is called around each commit.
+    disk is full, the file damaged, moved or closed, or the change of state one that cannot be; those that read raise it too.
+    ``on_point`` is called around each commit.
     """
 
     def __init__(self, path: Path, clock: Clock, *, on_point: Callable[[str], None] = lambda name: None) -> None:
@@ -137,6 +124,7 @@ class Journal:
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
             self._open()
+            self._place = _place(path)
         except (sqlite3.Error, JournalError) as error:
             os.close(self._lock)
             if isinstance(error, JournalError):
@@ -159,6 +147,8 @@ class Journal:
         if told["user_version"] == 0:
             # one transaction, so that a process killed here leaves no half of a schema
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif told["user_version"] < SCHEMA_VERSION:
+            self._database.executescript(f"BEGIN; DROP TABLE decisions; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Let go of the file and of the lock."""
@@ -169,7 +159,7 @@ class Journal:
     def write(self, plan: Plan) -> None:
         """A new intent, WRITTEN. Raises DuplicateIntent if its key is known."""
         with self._commit() as database:
-            if database.execute("SELECT 1 FROM intents WHERE key = ?", (plan.key,)).fetchone():
+            if self.holds(plan.key):
                 raise DuplicateIntent(f"plan.key = {plan.key}: this plan is in the journal already; accepted is each plan once")
             database.execute(
                 "INSERT INTO intents (key, plan, channel, state) VALUES (?, ?, ?, ?)",
@@ -238,6 +228,10 @@ class Journal:
             raise JournalError(f"intent {key} is not in the journal")
         return found[0]
 
+    def holds(self, key: str) -> bool:
+        """Whether an intent with this key was ever written."""
+        return bool(self._read("SELECT 1 FROM intents WHERE key = ?", key))
+
     def has_transaction(self, digest: str) -> bool:
         """Whether a transaction with this hash was signed."""
         return bool(self._read("SELECT 1 FROM transactions WHERE hash = ?", digest))
@@ -286,18 +280,21 @@ class Journal:
     def outcomes(self, limit: int = 100) -> list[Outcome]:
         """The newest outcomes, oldest first."""
         rows = self._read("SELECT outcome FROM transitions WHERE outcome IS NOT NULL ORDER BY id DESC LIMIT ?", limit)
-        return [_outcome(text) for (text,) in reversed(rows)]
+        return [self._outcome(text) for (text,) in reversed(rows)]
 
     def outcomes_after(self, identifier: int) -> tuple[list[Outcome], int]:
         """Outcomes journaled after the one with this identifier (0: all), and the newest one's identifier."""
         rows = self._read("SELECT id, outcome FROM transitions WHERE outcome IS NOT NULL AND id > ? ORDER BY id", identifier)
-        return [_outcome(text) for _, text in rows], rows[-1][0] if rows else identifier
+        return [self._outcome(text) for _, text in rows], rows[-1][0] if rows else identifier
 
-    # -------------------------------------------------------------------------------------------- store and decisions
+    # ------------------------------------------------------------------------------------------------------- store
     def get(self, name: str) -> Any:
         """The value stored under this name, None where there is none."""
         found = self._read("SELECT value FROM store WHERE name = ?", name)
-        return json.loads(found[0][0]) if found else None
+        if not found:
+            return None
+        with self._legible(f"value of {name}"):
+            return json.loads(found[0][0])
 
     def put(self, name: str, value: Any) -> None:
         """Store a value that JSON can hold."""
@@ -306,20 +303,6 @@ class Journal:
             database.execute(
                 "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
             )
-
-    def add_decision(self, block_number: int, action: str, verdict: str) -> None:
-        """Log a decision; the newest KEPT_DECISIONS are kept."""
-        with self._commit() as database:
-            added = database.execute(
-                "INSERT INTO decisions (time_s, block_number, action, verdict) VALUES (?, ?, ?, ?)",
-                (self._clock.now(), block_number, action, verdict),
-            )
-            database.execute("DELETE FROM decisions WHERE id <= ?", ((added.lastrowid or 0) - KEPT_DECISIONS,))
-
-    def decisions(self, limit: int = 100) -> list[Decision]:
-        """The newest decisions, oldest first."""
-        rows = self._read("SELECT time_s, block_number, action, verdict FROM decisions ORDER BY id DESC LIMIT ?", limit)
-        return [Decision(*row) for row in reversed(rows)]
 
     def digest(self) -> str:
         """SHA-256 over all rows in the order written: equal journals have equal digests."""
@@ -332,12 +315,15 @@ class Journal:
     # ------------------------------------------------------------------------------------------------------ within
     @contextmanager
     def _commit(self) -> Iterator[sqlite3.Connection]:
+        # SQLite would go on writing to a file that has no name any more, and the next process would know of nothing
+        if _place(self._path) != self._place:
+            raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
         try:
             self._database.execute("BEGIN IMMEDIATE")
             yield self._database
             self._point("journal.before_commit")
             self._database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             self._roll_back()
             raise JournalError(f"journal {self._path}: {error}; accepted is a disk with room and no other writer") from error
         except BaseException:
@@ -346,21 +332,31 @@ class Journal:
         self._point("journal.after_commit")
 
     def _roll_back(self) -> None:
-        # SQLite has rolled back by itself after some errors, a full disk among them
-        if self._database.in_transaction:
-            self._database.execute("ROLLBACK")
+        # SQLite has rolled back by itself after some errors, a full disk among them; what is closed or broken has nothing to keep
+        with suppress(sqlite3.Error):
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:
             return self._database.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise JournalError(f"journal {self._path}: {error}; accepted is a journal that can be read") from error
+
+    @contextmanager
+    def _legible(self, what: str) -> Iterator[None]:
+        """Around the reading of a text that this program wrote."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise JournalError(f"journal {self._path}: the {what} cannot be read; accepted is what this program wrote") from error
 
     def _row(self, key: str) -> tuple[IntentState, int | None]:
         found = self._read("SELECT state, nonce FROM intents WHERE key = ?", key)
         if not found:
             raise JournalError(f"intent {key} is not in the journal")
-        return _S(found[0][0]), found[0][1]
+        with self._legible("state of an intent"):
+            return _S(found[0][0]), found[0][1]
 
     def _corrects(self, key: str) -> str | None:
         found: str | None = self._read("SELECT corrects FROM intents WHERE key = ?", key)[0][0]
@@ -388,18 +384,19 @@ class Journal:
         rows = self._read(
             f"SELECT key, plan, state, nonce, settled_block, settled_hash, corrects FROM intents {where} ORDER BY rowid", *values
         )
-        return [
-            Intent(
-                Plan(**json.loads(plan)),
-                _S(state),
-                nonce,
-                settled_block,
-                settled_hash,
-                None if corrects is None else _S(corrects),
-                self._transactions(key),
-            )
-            for key, plan, state, nonce, settled_block, settled_hash, corrects in rows
-        ]
+        with self._legible("plan or state of an intent"):
+            return [
+                Intent(
+                    Plan(**json.loads(plan)),
+                    _S(state),
+                    nonce,
+                    settled_block,
+                    settled_hash,
+                    None if corrects is None else _S(corrects),
+                    self._transactions(key),
+                )
+                for key, plan, state, nonce, settled_block, settled_hash, corrects in rows
+            ]
 
     def _transactions(self, key: str) -> tuple[JournaledTransaction, ...]:
         rows = self._read(
@@ -412,11 +409,20 @@ class Journal:
             for digest, raw, kind, nonce, max_fee, priority_fee, base_fee, block_number in rows
         )
 
+    def _outcome(self, text: str) -> Outcome:
+        with self._legible("outcome of an intent"):
+            values = json.loads(text)
+            corrects = values.pop("corrects")
+            return Outcome(**{**values, "state": _S(values["state"])}, corrects=None if corrects is None else _S(corrects))
 
-def _outcome(text: str) -> Outcome:
-    values = json.loads(text)
-    corrects = values.pop("corrects")
-    return Outcome(**{**values, "state": _S(values["state"])}, corrects=None if corrects is None else _S(corrects))
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """Which file stands there; None where there is none to look at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _lock(path: Path) -> int:

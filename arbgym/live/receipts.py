@@ -21,6 +21,7 @@ class Receipt:
     gas_used: int
     price_wei: int  # per gas, tip included
     transfers: tuple[tuple[str, str, str, int], ...]
+    l1_fee_wei: int = 0  # what an OP-stack chain takes besides, for the data on the parent chain
 
     def income(self, token: str, owner: str) -> int:
         """Raw amount of a token that an address has more of after the transaction; addresses in lower case."""
@@ -51,13 +52,14 @@ def read_receipt(told: Any) -> Receipt | None:
                 for log in told["logs"]
                 if len(log["topics"]) == 3 and log["topics"][0].lower() == TRANSFER
             ),
+            0 if told.get("l1Fee") is None else quantity(told["l1Fee"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise Unknown("eth_getTransactionReceipt", "malformed", type(error).__name__) from None
 
 
 def quantity(told: Any) -> int:
-    """A number as JSON-RPC writes it. Raises ValueError for anything else."""
-    if not isinstance(told, str) or not told.startswith("0x"):
-        raise ValueError("accepted is 0x and hexadecimal digits")
+    """A number as JSON-RPC writes it, of at most 256 bits. Raises ValueError for anything else."""
+    if not isinstance(told, str) or not told.startswith("0x") or len(told) > 66:
+        raise ValueError("accepted is 0x and 1 to 64 hexadecimal digits")
     return int(told, 16)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from eth_utils.address import to_checksum_address
+from eth_utils.address import is_hex_address, to_checksum_address
 
 from arbgym.live.channels import Answer, SendingChannel
 from arbgym.live.journal import DuplicateIntent, Intent, Journal, JournaledTransaction, TransactionKind
@@ -31,6 +31,7 @@ from arbgym.live.terms import (
 WATCHED_BLOCKS = 64
 CANCEL_GAS = 21_000
 LEAST_BUMP_PERCENT = 12.5
+_MOST = 2**63  # no block or count of transactions is beyond; a node that says so is not believed
 _REPORTED = "sender.reported"
 _S = IntentState
 
@@ -92,7 +93,12 @@ class JournalSender:
         self._handed_on = self._reported
         self._base_fee_wei = 0  # of the newest view's block
         self.trouble = ""  # why the last settlement is incomplete
-        self.nonce_race = ""  # who else signs for this account: a reason to halt
+        self.nonce_race = ""  # who else signs for this account: a reason to halt, until it is taken or was none
+
+    def take_nonce_race(self) -> str:
+        """That somebody else signs for the account, told once for each race; empty otherwise."""
+        told, self.nonce_race = self.nonce_race, ""
+        return told
 
     @property
     def chain_nonce(self) -> int | None:
@@ -172,14 +178,18 @@ class LiveSender(JournalSender):
     gate, on old prices, so it is never sent again: a private one ends with the last block that its bundle names, a public one
     is cancelled at once, under its nonce, so that no gap stays. One that was sent goes on as if nothing had happened.
 
+    No trade leaves the process after its last block, nor while ``halted``: a public one that is open is cancelled then, a private
+    one left to the last block that its bundle names. Cancellations, and what fills a gap below a nonce, are always sent.
+
     Args:
         endpoint: the node that is asked for receipts, the count of transactions and headers.
         channels: where plans may go, by their ``channel``; cancellations go to "public".
         quote_token: address whose transfers to and from ``owner`` (the signer's address) are profit.
-        maximum_fee_wei: per gas; no transaction offers more, raised ones included.
+        maximum_fee_wei: per gas; no trade offers more, raised ones included. A cancellation may: it has to offer an eighth more
+            than the trade it replaces, costs 21,000 gas and ends a risk of many times that. ``trouble`` says where one does.
         bump_percent: by how much a replacement pays more, at least.
         bump_after_blocks: how long a public transaction may wait before its fees are raised.
-        halted: whether a kill or a halt forbids all but cancellations; asked before a trade is sent again or raised.
+        halted: whether a kill or a halt forbids all but cancellations; asked right before a trade is sent, raised or sent again.
         on_point: called with the names in CRASH_POINTS; for tests.
     """
 
@@ -195,7 +205,7 @@ class LiveSender(JournalSender):
         quote_token: str,
         owner: str | None = None,
         maximum_fee_wei: int = 500 * 10**9,
-        bump_after_blocks: int = 2,
+        bump_after_blocks: int = 1,
         bump_percent: float = LEAST_BUMP_PERCENT,
         halted: Callable[[], bool] = lambda: False,
         on_point: Callable[[str], None] = lambda name: None,
@@ -220,6 +230,7 @@ class LiveSender(JournalSender):
         self._explained = 0  # nonces below were looked for in the journal
         self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
         self._raced: dict[str, int] = {}  # those given up for that reason: in which block
+        self._underpriced: set[str] = set()  # cancellations that a node does not hold because they offer too little
 
     @property
     def chain_nonce(self) -> int | None:
@@ -248,6 +259,8 @@ class LiveSender(JournalSender):
             raise LiveError(f"plan.channel = {plan.channel!r}; accepted is {' or '.join(sorted(self._channels))}")
         if plan.max_fee_wei > self._maximum_fee_wei:
             raise LiveError(f"plan.max_fee_wei = {plan.max_fee_wei}; accepted is at most {self._maximum_fee_wei}")
+        if not is_hex_address(plan.to):
+            raise LiveError(f"plan.to = {plan.to!r}; accepted is 0x and 40 hexadecimal digits")
         if self._count is None or self.busy:
             raise LiveError("an intent is open, or the account's nonce is not known yet; accepted is one intent at a time")
         try:
@@ -262,7 +275,7 @@ class LiveSender(JournalSender):
         self._point("send.after_signed")
         self._journal.add_transaction(plan.key, signed)
         self._point("send.after_signed_journaled")
-        if not self._passes(plan, still_allowed):
+        if not self._passes(plan, lambda: self._last_word(still_allowed)):
             return _S.REFUSED
         try:
             answer = await channel.send(signed.raw, plan)
@@ -273,6 +286,12 @@ class LiveSender(JournalSender):
         state = self._first_answer(plan, answer)
         self._point("send.end")
         return state
+
+    def _last_word(self, still_allowed: Callable[[], Verdict]) -> Verdict:
+        verdict = still_allowed()
+        if verdict.allowed and self._halted():
+            return Verdict(False, "halted", 1.0, "neither a kill nor a halt")
+        return verdict
 
     def _first_answer(self, plan: Plan, answer: Answer) -> IntentState:
         if answer.kind == "refused" and answer.reason != "nonce too low":
@@ -336,7 +355,7 @@ class LiveSender(JournalSender):
             if view.newest:
                 await self._fill_gaps(head.number, head.hash)
                 await self._hurry(head.number)
-            self.trouble = ""
+            self.trouble = self._dear_cancellations()
         except (Unknown, Refused) as error:
             self.trouble = str(error)  # nothing is assumed; the next block asks again
         self._point("settle.end")
@@ -398,7 +417,7 @@ class LiveSender(JournalSender):
             receipt.block_number,
             f"{transaction.kind} {transaction.hash}",
             profit_raw=receipt.income(self._quote_token, self._owner) if traded and receipt.succeeded else 0,
-            gas_cost_wei=receipt.gas_used * base_fee_wei,
+            gas_cost_wei=receipt.gas_used * base_fee_wei + receipt.l1_fee_wei,
             tip_wei=receipt.gas_used * (receipt.price_wei - base_fee_wei),
             block_hash=receipt.block_hash,
         )
@@ -419,11 +438,12 @@ class LiveSender(JournalSender):
                 return
         # one view more, in case the node's parts do not agree yet
         if number > self._taken.setdefault(intent.plan.key, number):
-            self.nonce_race = (
-                f"nonce race: nonce {intent.nonce} of {self._signer.address} was used by a transaction that is not ours"
-            )
+            self.nonce_race = self._race(intent)
             self._settled(intent.plan, _S.REPLACED, number, self.nonce_race)
             self._raced[intent.plan.key] = number
+
+    def _race(self, intent: Intent) -> str:
+        return f"nonce race: nonce {intent.nonce} of {self._signer.address} was used by a transaction that is not ours"
 
     async def _explain(self, number: int, count: int) -> None:
         """Look in the journal for who used nonces that it takes for free: a builder may not keep to a bundle's block."""
@@ -443,6 +463,8 @@ class LiveSender(JournalSender):
             self._take_back([intent for intent in found if intent.state is _S.REPLACED], number)
             for intent in found:
                 del self._raced[intent.plan.key]
+                if self.nonce_race == self._race(intent):
+                    self.nonce_race = ""  # it was ours after all
 
     def _settled(self, plan: Plan, state: IntentState, number: int, detail: str, **amounts: Any) -> None:
         self._taken.pop(plan.key, None)
@@ -463,7 +485,7 @@ class LiveSender(JournalSender):
             newest, count = quantity(answers[0]), quantity(answers[1])
         except (ValueError, IndexError):
             raise Unknown("eth_getTransactionCount", "malformed") from None
-        if newest < number or len(answers) != len(calls):
+        if newest < number or len(answers) != len(calls) or max(newest, count) >= _MOST:
             raise Unknown("eth_blockNumber", "malformed", f"the node is at block {newest}, the view at {number}")
         read = {digest: read_receipt(told) for digest, told in zip(hashes, answers[2:], strict=True)}
         return newest, count, {digest: receipt for digest, receipt in read.items() if receipt is not None}
@@ -506,17 +528,40 @@ class LiveSender(JournalSender):
         for intent in self._journal.open_intents():
             if not intent.transactions or intent.transactions[-1].nonce < (self._count or 0):
                 continue
-            late, newest = number >= intent.plan.valid_until_block, intent.transactions[-1]
+            newest = intent.transactions[-1]
+            forbidden = number >= intent.plan.valid_until_block or self._halted()
             waited = number - newest.block_number >= self._bump_after_blocks
             if not self._replaceable(intent):
-                if intent.state is _S.UNKNOWN:
+                if intent.state is _S.UNKNOWN and not forbidden:
                     await self._resend(intent, number)
-            elif newest.kind != "cancel" and (late or intent.state is _S.SIGNED):
+            elif newest.kind == "cancel":
+                if waited and self._raisable(newest):
+                    await self._replace(intent, "cancel", number)
+                elif waited or intent.state is _S.UNKNOWN:
+                    await self._resend(intent, number)
+            elif forbidden or intent.state is _S.SIGNED:
                 await self._replace(intent, "cancel", number)
-            elif waited and (newest.kind == "cancel" or self._base_fee_wei > newest.base_fee_wei):
-                await self._replace(intent, "cancel" if newest.kind == "cancel" else "bump", number)
+            elif waited and self._base_fee_wei > newest.base_fee_wei:
+                await self._replace(intent, "bump", number)
             elif waited or intent.state is _S.UNKNOWN:
                 await self._resend(intent, number)
+
+    def _raisable(self, cancel: JournaledTransaction) -> bool:
+        """Beyond the maximum only where that helps, as each raise is an eighth and nothing else would end them."""
+        return (
+            cancel.max_fee_wei <= self._maximum_fee_wei
+            or 8 * cancel.max_fee_wei < 9 * self._base_fee_wei  # it may not be able to pay the next base fee
+            or cancel.hash in self._underpriced
+        )
+
+    def _dear_cancellations(self) -> str:
+        """The open ones that offer more than the maximum; empty where there is none."""
+        newest = [intent.transactions[-1] for intent in self._journal.open_intents() if intent.transactions]
+        return "; ".join(
+            f"cancellation of nonce {one.nonce}: {one.max_fee_wei} wei per gas; accepted of a trade is {self._maximum_fee_wei}"
+            for one in newest
+            if one.kind == "cancel" and one.max_fee_wei > self._maximum_fee_wei
+        )
 
     async def _fill_gaps(self, number: int, block_hash: str) -> None:
         """A reorganisation set nonces free below those that wait: use each for a transfer to itself, an intent like others."""
@@ -525,7 +570,7 @@ class LiveSender(JournalSender):
         if self._count is None or "public" not in self._channels:
             return
         for nonce in range(self._count, min(nonces, default=0)):
-            priority = min(max(transaction.priority_fee_wei for transaction in waiting), self._maximum_fee_wei)
+            priority = max(transaction.priority_fee_wei for transaction in waiting)
             plan = Plan(
                 key=f"fill {nonce} {number}",
                 block_number=number,
@@ -541,7 +586,7 @@ class LiveSender(JournalSender):
                 to=self._signer.address,
                 data="0x",
                 gas_limit=CANCEL_GAS,
-                max_fee_wei=min(2 * self._base_fee_wei + priority, self._maximum_fee_wei),
+                max_fee_wei=2 * self._base_fee_wei + priority,
                 priority_fee_wei=priority,
             )
             try:
@@ -556,12 +601,9 @@ class LiveSender(JournalSender):
             self._first_answer(plan, answer)
 
     async def _replace(self, intent: Intent, kind: TransactionKind, number: int) -> None:
-        if kind == "bump" and self._halted():
-            return
         newest = intent.transactions[-1]
-        fees = raised_fees(
-            newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, self._maximum_fee_wei, self._bump_percent
-        )
+        maximum_fee_wei = self._maximum_fee_wei if kind == "bump" else None
+        fees = raised_fees(newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, maximum_fee_wei, self._bump_percent)
         if fees is None:
             await self._resend(intent, number)
             return
@@ -569,23 +611,25 @@ class LiveSender(JournalSender):
         self._point(f"{kind}.after_signed")
         self._journal.add_transaction(intent.plan.key, signed)
         self._point(f"{kind}.after_journaled")
-        answer = await self._channels["public"].send(signed.raw, intent.plan)
-        self._point(f"{kind}.after_answer")
-        self._later_answer(intent, answer, number, signed)
+        await self._send_later(intent, signed, number, f"{kind}.after_answer")
 
     async def _resend(self, intent: Intent, number: int) -> None:
-        newest = intent.transactions[-1]
-        if newest.kind != "cancel" and self._halted():
-            return
         self._point("resend.begin")
-        answer = await self._channels["public" if self._replaceable(intent) else intent.plan.channel].send(
-            newest.raw, intent.plan
-        )
-        self._point("resend.after_answer")
-        self._later_answer(intent, answer, number, newest)
+        await self._send_later(intent, intent.transactions[-1], number, "resend.after_answer")
+
+    async def _send_later(self, intent: Intent, transaction: JournaledTransaction, number: int, point: str) -> None:
+        """Send what is not a first attempt, unless it is a trade and there was a kill or a halt meanwhile."""
+        if transaction.kind != "cancel" and self._halted():
+            return
+        channel = self._channels["public" if self._replaceable(intent) else intent.plan.channel]
+        answer = await channel.send(transaction.raw, intent.plan)
+        self._point(point)
+        self._later_answer(intent, answer, number, transaction)
 
     def _later_answer(self, intent: Intent, answer: Answer, number: int, sent: JournaledTransaction) -> None:
         """An answer to anything but the first attempt: a refusal proves nothing of the transactions sent before."""
+        if sent.kind == "cancel" and answer.reason in ("replacement underpriced", "underpriced"):
+            self._underpriced.add(sent.hash)
         if answer.kind == "accepted" and intent.state is not _S.SENT:
             self._journal.move(intent.plan.key, _S.SENT, number, f"{sent.kind} {sent.hash}: {answer.detail}")
         elif intent.state is _S.SIGNED:
@@ -593,20 +637,25 @@ class LiveSender(JournalSender):
 
 
 def raised_fees(
-    max_fee_wei: int, priority_fee_wei: int, base_fee_wei: int, maximum_fee_wei: int, bump_percent: float = LEAST_BUMP_PERCENT
+    max_fee_wei: int,
+    priority_fee_wei: int,
+    base_fee_wei: int,
+    maximum_fee_wei: int | None,
+    bump_percent: float = LEAST_BUMP_PERCENT,
 ) -> tuple[int, int] | None:
     """(maximum fee, priority fee) of a replacement: both raised by ``bump_percent`` or more, with room for the next base fee.
 
-    Nodes ask for 10 %. None where the maximum leaves no room for it. ``base_fee_wei`` is the newest block's.
+    Nodes ask for 10 %. None where ``maximum_fee_wei`` (None: unlimited) leaves no room for it. ``base_fee_wei`` is the newest
+    block's.
     """
     permille = 1_000 + math.ceil(bump_percent * 10.0)
     priority = max(-(-priority_fee_wei * permille // 1_000), 1)
-    needed = -(-max_fee_wei * permille // 1_000)
+    needed = max(-(-max_fee_wei * permille // 1_000), priority)
     # EIP-1559: the next base fee is at most an eighth higher
-    wanted = max(needed, -(-base_fee_wei * 9 // 8) + priority, priority)
-    if max(needed, priority) > maximum_fee_wei:
-        return None
-    return min(wanted, maximum_fee_wei), priority
+    wanted = max(needed, -(-base_fee_wei * 9 // 8) + priority)
+    if maximum_fee_wei is None:
+        return wanted, priority
+    return None if needed > maximum_fee_wei else (min(wanted, maximum_fee_wei), priority)
 
 
 def _block_of(intent: Intent, receipts: Mapping[str, Receipt]) -> str | None:

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from arbgym.live import journal as journal_module
-from arbgym.live.journal import DuplicateIntent, Journal, JournaledTransaction, JournalError
+from arbgym.live.journal import SCHEMA_VERSION, DuplicateIntent, Journal, JournaledTransaction, JournalError
 from arbgym.live.terms import SETTLED, IntentState, Outcome
 from tests.live.scripted_chain import ScriptedChain, SetClock, plan_at
 
@@ -45,8 +44,6 @@ def test_an_intent_comes_back_as_it_was_written(journal: Journal, tmp_path: Path
     journal.add_transaction(plan.key, transaction(nonce=9, number=1))
     journal.move(plan.key, S.SENT, 5, "0xabc")
     journal.put("gate", {"state": "HALTED", "equity": 1.5})
-    for number in range(3):
-        journal.add_decision(number, "hold", "allowed")
     before = journal.digest()
     journal.close()
     journal = Journal(tmp_path / "journal.sqlite", SetClock())
@@ -54,7 +51,7 @@ def test_an_intent_comes_back_as_it_was_written(journal: Journal, tmp_path: Path
     assert intent.plan == plan and intent.state is S.SENT and intent.nonce == 9
     assert intent.transactions == (transaction(nonce=9, number=1),)
     assert journal.get("gate") == {"state": "HALTED", "equity": 1.5} and journal.get("other") is None
-    assert [one.block_number for one in journal.decisions(2)] == [1, 2]
+    assert journal.holds(plan.key) and not journal.holds("other")
     assert journal.digest() == before
     journal.move(plan.key, S.MINED, 7, outcome=end(plan.key, S.MINED), block_hash="0xb")
     assert journal.outcomes() == [end(plan.key, S.MINED)] and not journal.busy and journal.next_nonce == 10
@@ -154,8 +151,8 @@ def test_a_newer_schema_and_a_foreign_file_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     Journal(path, SetClock()).close()
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 2")
-    with pytest.raises(JournalError, match="schema 2; accepted is up to 1"):
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(JournalError, match=f"schema {SCHEMA_VERSION + 1}; accepted is up to {SCHEMA_VERSION}"):
         Journal(path, SetClock())
     other = tmp_path / "other"
     other.write_bytes(b"not a database at all" * 100)
@@ -179,11 +176,36 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(journal: Journal) -> 
     journal.write(plan_at(HEAD, 200))
 
 
-def test_decisions_are_bounded(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "KEPT_DECISIONS", 5)
-    for number in range(12):
-        journal.add_decision(number, "hold", "allowed")
-    assert [one.block_number for one in journal.decisions(100)] == list(range(7, 12))
+def test_a_journal_of_before_is_taken_over(journal: Journal, tmp_path: Path) -> None:
+    plan = plan_at(HEAD, 0)
+    journal.write(plan)
+    tables = journal._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    journal.close()
+    path = tmp_path / "journal.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE decisions (id INTEGER PRIMARY KEY, action TEXT)")
+        database.execute("UPDATE intents SET plan = json_remove(plan, '$.gas_used')")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    journal = Journal(path, SetClock())
+    assert journal._read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert journal._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") == tables
+    (intent,) = journal.open_intents()
+    assert intent.plan == plan and intent.plan.gas_used == 0
+
+
+def test_a_journal_that_was_moved_is_not_written_on(journal: Journal, tmp_path: Path) -> None:
+    journal.write(plan_at(HEAD, 0))
+    path = tmp_path / "journal.sqlite"
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(JournalError, match="is not where it was"):
+        journal.write(plan_at(HEAD, 1))
+    path.write_bytes(b"")  # another file in its place
+    with pytest.raises(JournalError, match="is not where it was"):
+        journal.put("gate", 1)
+    path.unlink()
+    (tmp_path / "elsewhere").rename(path)
+    journal.write(plan_at(HEAD, 1))
 
 
 @settings(max_examples=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from arbgym.live.channels import PublicChannel
 from arbgym.live.dry import DrySender
-from arbgym.live.journal import Journal
+from arbgym.live.journal import Journal, JournalError
 from arbgym.live.sender import CRASH_POINTS, JournalSender, LiveSender, raised_fees
 from arbgym.live.terms import SETTLED, IntentState, LiveError, Outcome, Plan, Unknown, Verdict
 from tests.live.scripted_chain import (
@@ -43,10 +44,15 @@ class Bench:
     """A chain and a live sender on it."""
 
     def __init__(
-        self, path: Path, chain: ScriptedChain | None = None, on_point: Callable[[str], None] = lambda name: None
+        self,
+        path: Path,
+        chain: ScriptedChain | None = None,
+        on_point: Callable[[str], None] = lambda name: None,
+        maximum_fee_wei: int = 2_000 * GWEI,
     ) -> None:
         self.chain = chain or ScriptedChain()
         self.path, self.clock, self.on_point = path, SetClock(), on_point
+        self.maximum_fee_wei, self.halted = maximum_fee_wei, False
         self.open()
 
     def open(self) -> None:
@@ -60,7 +66,8 @@ class Bench:
             chain_id=1,
             quote_token=QUOTE,
             owner=OWNER,
-            maximum_fee_wei=2_000 * GWEI,
+            maximum_fee_wei=self.maximum_fee_wei,
+            halted=lambda: self.halted,
             on_point=self.on_point,
         )
 
@@ -153,7 +160,12 @@ def test_one_intent_at_a_time_and_only_with_a_known_nonce(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "named"), [({"channel": "carrier pigeon"}, "plan.channel"), ({"max_fee_wei": 10**15}, "plan.max_fee_wei")]
+    ("change", "named"),
+    [
+        ({"channel": "carrier pigeon"}, "plan.channel"),
+        ({"max_fee_wei": 10**15}, "plan.max_fee_wei"),
+        ({"to": "0xnowhere"}, "plan.to"),
+    ],
 )
 def test_a_plan_that_cannot_be_sent_is_named_and_not_written(bench: Bench, change: dict[str, Any], named: str) -> None:
     with pytest.raises(LiveError, match=named):
@@ -244,11 +256,110 @@ def test_a_late_public_transaction_is_cancelled_under_its_nonce(bench: Bench) ->
     for _ in range(4):
         assert bench.mine() == []  # raised again and again while it is not mined
     fees = [one["maxFeePerGas"] for one in bench.chain.submitted[1:]]
-    assert len(fees) == 3 and all(8 * later >= 9 * former for former, later in pairwise(fees))
+    assert len(fees) == 5 and all(8 * later >= 9 * former for former, later in pairwise(fees))
     bench.chain.late = 0.0
     (outcome,) = bench.mine()
     assert outcome.state is S.REPLACED and outcome.gas_cost_wei > 0
     assert bench.chain.trades(plan.data) == 0 and bench.chain.count == 1
+
+
+@pytest.mark.parametrize("doubt", [0.0, 1.0])
+def test_no_trade_is_sent_again_while_halted(bench: Bench, doubt: float) -> None:
+    bench.chain.late, bench.chain.doubt = 1.0, doubt
+    plan = plan_at(bench.chain.head, 0, blocks=9)
+    bench.send(plan)
+    bench.halted, bench.chain.doubt = True, 0.0
+    before = len(bench.chain.submitted)
+    assert bench.mine() == []
+    bench.halted = False  # a cancellation is not taken back
+    for _ in range(3):
+        assert bench.mine() == []
+    assert {one["data"] for one in bench.chain.submitted[before:]} == {"0x"}
+    bench.chain.late = 0.0
+    assert [one.state for one in bench.mine()] == [S.REPLACED]
+
+
+def test_a_halt_between_signing_a_raise_and_sending_it_is_in_time(tmp_path: Path) -> None:
+    def on_point(name: str) -> None:
+        bench.halted |= name == "bump.after_journaled"
+
+    bench = Bench(tmp_path / "journal.sqlite", on_point=on_point)
+    bench.start()
+    plan = plan_at(bench.chain.head, 0, blocks=99, max_fee_wei=GWEI, priority_fee_wei=1)
+    asyncio.run(bench.sender.settle(bench.chain.view()))
+    bench.send(plan)
+    while not bench.halted:
+        assert bench.mine() == []
+    assert [one.kind for one in bench.journal.intent(plan.key).transactions] == ["original", "bump"]
+    assert len({one["maxFeePerGas"] for one in bench.chain.submitted}) == 1
+    bench.mine()
+    assert [one.kind for one in bench.journal.intent(plan.key).transactions][2:] == ["cancel"]
+    assert bench.chain.submitted[-1]["data"] == "0x"
+
+
+def test_a_private_trade_is_left_to_its_last_block_while_halted(bench: Bench) -> None:
+    bench.chain.late, bench.chain.doubt = 1.0, 1.0
+    bench.send(plan_at(bench.chain.head, 0, "private", blocks=3))
+    bench.chain.doubt, bench.halted = 0.0, True
+    before = len(bench.chain.submitted)
+    assert [one.state for _ in range(3) for one in bench.mine()] == [S.DROPPED]
+    assert len(bench.chain.submitted) == before
+
+
+def test_nothing_is_sent_while_halted_even_if_the_gate_allows_it(bench: Bench) -> None:
+    bench.halted = True
+    assert bench.send(plan_at(bench.chain.head, 0)) is S.REFUSED
+    assert bench.chain.submitted == [] and not bench.sender.busy
+
+
+@pytest.mark.parametrize("doubt", [0.0, 1.0])
+def test_a_late_trade_is_cancelled_even_where_that_offers_more_than_the_maximum(tmp_path: Path, doubt: float) -> None:
+    chain = ScriptedChain()
+    plan = plan_at(chain.head, 0, blocks=2)
+    bench = Bench(tmp_path / "journal.sqlite", chain, maximum_fee_wei=plan.max_fee_wei * 21 // 20)
+    bench.start()
+    chain.late, chain.doubt = 1.0, doubt
+    bench.send(plan)
+    chain.doubt = 0.0
+    bench.mine()
+    before = len(chain.submitted)
+    for _ in range(6):
+        assert bench.mine() == []
+        assert "cancellation of nonce 0" in bench.sender.trouble and str(bench.maximum_fee_wei) in bench.sender.trouble
+    assert {one["data"] for one in chain.submitted[before:]} == {"0x"}, "sent again after its last block"
+    # once beyond the maximum it is raised only where the base fee or the node asks for it
+    fees = [one["maxFeePerGas"] for one in chain.submitted[before:]]
+    assert max(fees) > bench.maximum_fee_wei and len(set(fees)) < len(fees)
+    count = len(set(fees))
+    chain.pool.clear()
+    chain.refusal = "replacement transaction underpriced"
+    bench.mine()
+    bench.mine()
+    assert len({one["maxFeePerGas"] for one in chain.submitted[before:]}) == count + 1
+    chain.late = 0.0
+    outcomes = bench.mine() + bench.mine()
+    assert [one.state for one in outcomes] == [S.REPLACED] and bench.sender.trouble == ""
+    assert chain.trades(plan.data) == 0
+
+
+def test_a_trade_that_waits_one_block_is_raised_while_it_is_valid(bench: Bench) -> None:
+    bench.chain.late = 1.0
+    asyncio.run(bench.sender.settle(bench.chain.view()))
+    for index in range(12):
+        sent_at = bench.chain.head
+        plan = plan_at(sent_at, index, blocks=2)
+        bench.send(plan)
+        bench.mine()
+        kinds = [one.kind for one in bench.journal.intent(plan.key).transactions]
+        grown = bench.chain.head.base_fee_wei > sent_at.base_fee_wei
+        assert kinds == (["original", "bump"] if grown else ["original"])
+        bench.chain.late = 0.0
+        assert [one.state for one in bench.mine()] == [S.MINED]
+        if grown:
+            assert bench.chain.mined()[-1][1]["maxFeePerGas"] > plan.max_fee_wei
+            return
+        bench.chain.late = 1.0
+    pytest.fail("the base fee never grew")
 
 
 def test_a_waiting_public_transaction_is_raised_when_the_base_fee_has_grown(bench: Bench) -> None:
@@ -268,6 +379,9 @@ def test_a_waiting_public_transaction_is_raised_when_the_base_fee_has_grown(benc
 def test_raised_fees_satisfy_nodes_and_stay_below_the_maximum(fee: int, priority: int, base_fee: int, most: int) -> None:
     priority = min(priority, fee)
     raised = raised_fees(fee, priority, base_fee, most)
+    unlimited = raised_fees(fee, priority, base_fee, None)
+    assert unlimited is not None and 8 * unlimited[0] >= 9 * fee and 8 * unlimited[1] >= 9 * priority
+    assert unlimited[0] >= base_fee + unlimited[1]
     if raised is None:
         assert 8 * most < 9 * fee + 8 or most < 1
         return
@@ -286,8 +400,90 @@ def test_a_stranger_with_the_key_is_noticed(bench: Bench) -> None:
     (outcome,) = bench.mine()
     assert (outcome.state, outcome.gas_cost_wei) == (S.REPLACED, 0)
     assert "nonce race" in bench.sender.nonce_race
+    assert bench.sender.take_nonce_race().startswith("nonce race: nonce 0 of")
+    for _ in range(3):
+        bench.mine()
+        assert bench.sender.take_nonce_race() == "", "told once"
     bench.send(plan_at(bench.chain.head, 1))
     assert bench.chain.submitted[-1]["nonce"] == 1
+
+
+def test_a_race_that_was_none_is_not_told_any_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_at(bench.chain.head, 0)
+    bench.send(plan)
+    with monkeypatch.context() as change:
+        change.setattr(bench.chain, "_receipt", lambda digest: None)  # a node whose index of receipts is behind
+        assert bench.mine() == []
+        assert [one.state for one in bench.mine()] == [S.REPLACED]
+        assert bench.sender.nonce_race
+    bench.mine()
+    assert bench.sender.nonce_race == bench.sender.take_nonce_race() == ""
+    assert [(one.state, one.corrects) for one in bench.mine()] == [(S.MINED, S.REPLACED)]
+
+
+def test_the_fee_for_the_parent_chain_is_a_cost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    receipt = bench.chain._receipt
+    monkeypatch.setattr(bench.chain, "_receipt", lambda digest: (told := receipt(digest)) and {**told, "l1Fee": hex(10**15 + 7)})
+    bench.send(plan_at(bench.chain.head, 0))
+    (outcome,) = bench.mine()
+    assert outcome.gas_cost_wei == GAS_USED * bench.chain.head.base_fee_wei + 10**15 + 7
+
+
+@pytest.mark.parametrize("gas_used", [0, 180_000])
+def test_a_dry_run_books_the_gas_that_is_expected(tmp_path: Path, gas_used: int) -> None:
+    chain, clock = ScriptedChain(), SetClock()
+    dry = DrySender(Journal(tmp_path / "journal.sqlite", clock), clock)
+    asyncio.run(dry.start())
+    asyncio.run(dry.settle(chain.view()))
+    plan = plan_at(chain.head, 0, gas_used=gas_used)
+    base_fee, gas = chain.head.base_fee_wei, gas_used or plan.gas_limit
+    asyncio.run(dry.send(plan, lambda: ALLOWED))
+    (outcome,) = asyncio.run(dry.settle(chain.mine()))
+    assert (outcome.gas_cost_wei, outcome.tip_wei) == (gas * base_fee, gas * plan.priority_fee_wei)
+
+
+@pytest.mark.parametrize("how", ["closed", "gone", "damaged"])
+def test_a_journal_that_fails_is_a_journal_error_wherever_it_is_met(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "folder" / "journal.sqlite"
+    path.parent.mkdir()
+    bench = Bench(path)
+    bench.start()
+    bench.send(plan_at(bench.chain.head, 0))
+    view = bench.chain.mine()
+    if how == "closed":
+        bench.journal.close()
+    elif how == "gone":
+        shutil.rmtree(path.parent)
+    else:
+        bench.journal._database.execute("UPDATE intents SET plan = '{}', state = 'nowhere'")
+    with pytest.raises(JournalError):
+        asyncio.run(bench.sender.settle(view))
+    with pytest.raises(JournalError):
+        asyncio.run(bench.sender.settle(bench.chain.mine()))
+    with pytest.raises(LiveError):
+        bench.send(plan_at(bench.chain.head, 1))
+    if how != "gone":  # what is open still says so
+        with pytest.raises(JournalError):
+            bench.start()
+        with pytest.raises(JournalError):
+            bench.journal.open_intents()
+    if how == "closed":
+        with pytest.raises(JournalError):
+            bench.journal.busy  # noqa: B018
+        with pytest.raises(JournalError):
+            bench.journal.write(plan_at(bench.chain.head, 2))
+    assert len(bench.chain.submitted) == 1
+
+
+def test_a_block_number_beyond_all_bounds_is_not_believed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.send(plan_at(bench.chain.head, 0))
+    answer = bench.chain._answer
+    for method in ("eth_blockNumber", "eth_getTransactionCount"):
+        for number in (2**63, 2**300):
+            with monkeypatch.context() as change:
+                change.setattr(bench.chain, "_answer", lambda m, p, x=(method, number): hex(x[1]) if m == x[0] else answer(m, p))
+                assert bench.mine() == [] and bench.sender.trouble
+    assert [one.state for one in bench.mine()] == [S.MINED]
 
 
 @pytest.mark.parametrize("depth", range(1, 13))
@@ -405,7 +601,7 @@ def live_through(seed: int, path: Path) -> tuple[str, dict[str, int]]:
     """Some 60 blocks with every kind of trouble, then quiet ones until all is settled. (journal's digest, what happened)."""
     choice = random.Random(seed)
     chain = ScriptedChain(seed, doubt=choice.choice((0.0, 0.1, 0.3)), late=choice.choice((0.0, 0.3, 0.8)), evict=0.1)
-    happened = {"killed": 0, "reorganised": 0, "strangers": 0}
+    happened = {"killed": 0, "reorganised": 0, "strangers": 0, "halted": 0}
     armed = True
 
     def on_point(name: str) -> None:
@@ -437,8 +633,13 @@ def live_through(seed: int, path: Path) -> tuple[str, dict[str, int]]:
     async def take(views: list[Any]) -> None:
         for view in views:
             bench.clock.time_s = float(view.head.timestamp)
+            before = len(chain.submitted)
             for outcome in await guarded(bench.sender.settle(view)) or []:
                 outcomes[outcome.key] = outcome
+            again = {one["data"] for one in chain.submitted[before:]} - {"0x"}
+            assert not (again and bench.halted), "a trade left after a halt"
+            late = {plan.data for plan in plans if view.head.number >= plan.valid_until_block}
+            assert not again & late, "a trade left after its last block"
 
     async def live() -> None:
         nonlocal armed
@@ -455,6 +656,9 @@ def live_through(seed: int, path: Path) -> tuple[str, dict[str, int]]:
                 if choice.random() < 0.1:
                     chain.leak()
                 await take([chain.mine()])
+            if choice.random() < 0.1:
+                bench.halted = not bench.halted
+                happened["halted"] += bench.halted
             if bench.sender.busy:
                 continue
             if choice.random() < 0.05:
@@ -462,13 +666,15 @@ def live_through(seed: int, path: Path) -> tuple[str, dict[str, int]]:
             plan = plan_at(
                 chain.head, 2 * index + (choice.random() < 0.3), choice.choice(("public", "private")), choice.randint(1, 6)
             )
-            if choice.random() < 0.1:
+            refused = choice.random() < 0.1
+            if refused or bench.halted:
                 forbidden.add(plan.data)
-            verdict = FORBIDDEN if plan.data in forbidden else ALLOWED
+            verdict = FORBIDDEN if refused else ALLOWED
             plans.append(plan)
             told = await guarded(bench.sender.send(plan, lambda verdict=verdict: verdict))
             for outcome in told if isinstance(told, list) else []:
                 outcomes[outcome.key] = outcome
+        bench.halted = False
         armed, chain.doubt, chain.late, chain.evict, chain.refusal = False, 0.0, 0.0, 0.0, None
         for _ in range(40):
             await take([chain.mine()])
