@@ -176,8 +176,8 @@ class Runner:
             raise Stopped(f"the journal could not be kept: {error}") from error
         if parts.sender.trouble:
             self._log.warning("not settled", block=view.head.number, reason=parts.sender.trouble)
-        if parts.sender.nonce_race:
-            parts.gate.halt(parts.sender.nonce_race)
+        if race := parts.sender.take_nonce_race():
+            parts.gate.halt(race)
         self._tell(outcomes)
         for outcome in outcomes:
             self._ended(outcome)

@@ -228,7 +228,7 @@ def test_net_profit_is_the_sum_of_its_parts_and_the_reward(id_: str) -> None:
     assert seen > 0.0
 
 
-@pytest.mark.parametrize("id_", IDS)
+@pytest.mark.parametrize("id_", [pytest.param(id_, marks=[pytest.mark.slow] if id_ == "ArbCross-v0" else []) for id_ in IDS])
 def test_baselines_lie_between_waiting_and_the_oracle(id_: str) -> None:
     simulator = Simulator(arbgym.ENVIRONMENTS[id_], {}, seed=77, episodes=128)
     env = simulator.make()

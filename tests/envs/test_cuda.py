@@ -47,7 +47,10 @@ def ptx_of(function: Any, signature: Any) -> str:
     return str(ptx)
 
 
-@pytest.mark.parametrize("id_", sorted(arbgym.ENVIRONMENTS))
+@pytest.mark.parametrize(
+    "id_",
+    [pytest.param(id_, marks=[] if id_ == "ArbFlash-v0" else [pytest.mark.slow]) for id_ in sorted(arbgym.ENVIRONMENTS)],
+)
 def test_reset_and_step_compile_to_ptx_and_round_as_on_the_cpu(id_: str) -> None:
     core = NativeVectorEnv(arbgym.ENVIRONMENTS[id_], 2).core
     ptx = ptx_of(cuda_engine.kernels(core.definition).advance, cuda_engine.advance_signature(core))
