@@ -1,0 +1,94 @@
+"""A policy directory is untrusted: whatever its bytes are, it loads as what it was or is refused by name, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("pydantic_settings", reason='the live extra is missing: pip install "arbgym[live]"')
+pytest.importorskip("onnx", reason="the extra train is not installed")
+
+from arbgym.live.assemble import load_policy
+from arbgym.live.observer import Observer
+from arbgym.policy import MANIFEST, MODEL, PolicyError, manifest_hash
+from tests.live.policies import save_policy
+from tests.live.recordings import WATCHED
+
+JSON: Any = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@cache
+def whole() -> tuple[str, bytes]:
+    """A manifest's text and a model's bytes that load."""
+    with TemporaryDirectory() as name:
+        folder = save_policy(Path(name) / "policy")
+        return (folder / MANIFEST).read_text(), (folder / MODEL).read_bytes()
+
+
+def places(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON value; of long lists the first entries."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ()
+    return [before, *(place for key, entry in inner for place in places(entry, (*before, key)))]
+
+
+def attempt(manifest: bytes, model: bytes) -> None:
+    """Load, and build the observer: the only error is the policy's own."""
+    with TemporaryDirectory() as name:
+        (Path(name) / MANIFEST).write_bytes(manifest)
+        (Path(name) / MODEL).write_bytes(model)
+        try:
+            Observer(load_policy(Path(name), "numpy"), WATCHED)
+        except PolicyError as error:
+            assert str(error)
+
+
+@settings(max_examples=250, deadline=None)
+@given(data=st.data(), value=JSON, signed=st.booleans())
+def test_any_changed_manifest_is_refused_or_harmless(data: st.DataObject, value: Any, signed: bool) -> None:
+    text, model = whole()
+    manifest = json.loads(text)
+    *path, last = data.draw(st.sampled_from(places(manifest)[1:]))
+    at = manifest
+    for key in path:
+        at = at[key]
+    at[last] = value
+    if signed and last != "sha256":
+        manifest["sha256"] = manifest_hash(manifest)
+    attempt(json.dumps(manifest).encode(), model)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), cut=st.booleans())
+def test_any_changed_bytes_are_refused(data: st.DataObject, cut: bool) -> None:
+    text, model = whole()
+    manifest = json.loads(text)
+    changed = bytearray(model)
+    for place in data.draw(st.lists(st.integers(0, len(model) - 1), min_size=1, max_size=4)):
+        changed[place] = data.draw(st.integers(0, 255))
+    held = bytes(changed[: data.draw(st.integers(0, len(model)))] if cut else changed)
+    manifest["model"]["sha256"] = hashlib.sha256(held).hexdigest()
+    manifest["sha256"] = manifest_hash(manifest)
+    attempt(json.dumps(manifest).encode(), held)
+
+
+@settings(max_examples=100, deadline=None)
+@given(junk=st.binary(max_size=300))
+def test_junk_is_refused(junk: bytes) -> None:
+    _, model = whole()
+    with TemporaryDirectory() as name:
+        (Path(name) / MANIFEST).write_bytes(junk)
+        (Path(name) / MODEL).write_bytes(model)
+        with pytest.raises(PolicyError):
+            load_policy(Path(name), "numpy")
