@@ -141,10 +141,10 @@ class Life:
             await self.block()
 
     async def step_late(self, step: int) -> None:
-        """It waits beyond its last block."""
+        """It waits beyond its last block: no trade may pay these base fees, a cancellation may."""
         await self.send(step, blocks=2)
         for _ in range(5):
-            await self.set_base_fee(50 * GWEI)
+            await self.set_base_fee(600 * GWEI)
             await self.block()
 
     async def step_reorg(self, step: int) -> None:
