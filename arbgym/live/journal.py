@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from arbgym.live.terms import SETTLED, Clock, IntentState, LiveError, Outcome, Plan
 
-SCHEMA_VERSION = 2  # the first had a table of decisions, which nobody read
+SCHEMA_VERSION = 2
 TransactionKind = Literal["original", "bump", "cancel"]
 
 _S = IntentState
@@ -38,12 +38,13 @@ _ALLOWED: dict[IntentState, set[IntentState]] = {
 # In the very words of a partial index, so that what is asked in every block does not read all of the past.
 _IS_OPEN = f"state NOT IN ({', '.join(repr(state.value) for state in sorted(SETTLED))})"
 # Names of tables and columns are the words of terms.py; amounts that may pass 2**63 are within JSON.
+_OPEN_INDEX = f"CREATE INDEX intents_open ON intents (state) WHERE {_IS_OPEN};"
 _SCHEMA = f"""
 CREATE TABLE intents (
     key TEXT PRIMARY KEY, plan TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, nonce INTEGER,
     settled_block INTEGER, settled_hash TEXT, corrects TEXT
 );
-CREATE INDEX intents_open ON intents (state) WHERE {_IS_OPEN};
+{_OPEN_INDEX}
 CREATE INDEX intents_by_state ON intents (state);
 CREATE INDEX intents_by_nonce ON intents (nonce);
 CREATE INDEX intents_by_settled_block ON intents (settled_block);
@@ -63,6 +64,8 @@ CREATE TRIGGER transitions_are_not_changed BEFORE UPDATE ON transitions BEGIN SE
 CREATE TRIGGER transitions_are_not_deleted BEFORE DELETE ON transitions BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+# The first version had a table of decisions, which nobody read, and no index of what is open.
+_FROM_VERSION_1 = f"DROP TABLE decisions; {_OPEN_INDEX}"
 _TABLES = ("intents", "transactions", "transitions", "store")
 
 
@@ -147,11 +150,10 @@ class Journal:
             raise JournalError(
                 f"journal {self._path}: schema {told['user_version']}; accepted is up to {SCHEMA_VERSION} (a newer one wrote it)"
             )
-        if told["user_version"] == 0:
+        if told["user_version"] < SCHEMA_VERSION:
+            statements = _SCHEMA if told["user_version"] == 0 else _FROM_VERSION_1
             # one transaction, so that a process killed here leaves no half of a schema
-            self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif told["user_version"] < SCHEMA_VERSION:
-            self._database.executescript(f"BEGIN; DROP TABLE decisions; PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            self._database.executescript(f"BEGIN; {statements} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Let go of the file and of the lock."""

@@ -179,17 +179,18 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(journal: Journal) -> 
 def test_a_journal_of_before_is_taken_over(journal: Journal, tmp_path: Path) -> None:
     plan = plan_at(HEAD, 0)
     journal.write(plan)
-    tables = journal._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
+    schema = journal._read("SELECT name, sql FROM sqlite_master ORDER BY name")
     journal.close()
     path = tmp_path / "journal.sqlite"
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("CREATE TABLE decisions (id INTEGER PRIMARY KEY, action TEXT)")
+        database.execute("DROP INDEX intents_open")
         database.execute("UPDATE intents SET plan = json_remove(plan, '$.gas_used')")
         database.execute("PRAGMA user_version = 1")
         database.commit()
     journal = Journal(path, SetClock())
     assert journal._read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
-    assert journal._read("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name") == tables
+    assert journal._read("SELECT name, sql FROM sqlite_master ORDER BY name") == schema
     (intent,) = journal.open_intents()
     assert intent.plan == plan and intent.plan.gas_used == 0
 
