@@ -126,8 +126,10 @@ def parse(model: bytes) -> Graph:
         raise GraphError(f"the model has {len(model)} bytes; accepted are up to {MAX_BYTES}")
     try:
         return _model(model)
-    except (IndexError, struct.error, UnicodeDecodeError, OverflowError) as error:
-        raise GraphError(f"not an ONNX model: {error}") from error
+    except GraphError:
+        raise
+    except (LookupError, struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise GraphError(f"not an ONNX model: {type(error).__name__} {error}") from error
 
 
 def _model(model: bytes) -> Graph:

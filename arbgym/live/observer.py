@@ -109,7 +109,7 @@ def live_config(definition: Definition, environment: Mapping[str, Any], changes:
     """
     try:
         config = _config_reader(definition).validate_python(dict(environment["config"]))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, ArithmeticError) as error:
         raise PolicyError(f"manifest.json: environment.config: {error}") from error
     return replace(config, lender_close_probability=0.0, chain=replace(config.chain, **changes))
 
@@ -147,7 +147,10 @@ class Observer:
         self.config = live_config(definition, policy.manifest["environment"], changes or {})
         self.watched = tuple(watched)
         self._rows = np.zeros((2, POOLS + 3 * len(watched)))
-        world = _replay_world(definition, self.config, watched, self._rows)
+        try:
+            world = _replay_world(definition, self.config, watched, self._rows)
+        except (ValueError, ArithmeticError) as error:
+            raise PolicyError(f"manifest.json: environment.config: {error}") from error
         self.follower = Follower(definition, world, policy.encoding)
         self._told = {name: place for place, name in enumerate(definition.told)}
         self._limits = np.array([lender.limit_quote for lender in self.config.lenders])

@@ -149,6 +149,10 @@ class MarketConfig:
         for name in ("block_time_s", "base_fee_gwei"):
             if not 0.0 < getattr(self.chain, name) < 1e7:
                 raise ValueError(f"chain.{name} = {getattr(self.chain, name)}; accepted is above 0 up to 1e7")
+        for name, most in (("elasticity", 1_000), ("base_fee_denominator", 10**6), ("gas_limit", 2**40)):
+            value = getattr(self.chain, name)
+            if not 1 <= value <= most or (name == "gas_limit" and value < self.chain.elasticity):
+                raise ValueError(f"chain.{name} = {value}; accepted is 1 to {most}, and a gas limit of at least the elasticity")
         for share in self.rival_shares:
             if not 0.0 < share < 1.0:
                 raise ValueError(f"rival_shares = {self.rival_shares}; accepted are three shares strictly between 0 and 1")
