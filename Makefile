@@ -1,4 +1,4 @@
-# make train | test | lint | chain | benchmark | conformance | offline | test-offline: each sets up what it needs, once per change of pyproject.toml.
+# make train | test | test-slow | test-long | lint | chain | benchmark | conformance | offline | test-offline: each sets up what it needs, once per change of pyproject.toml.
 PYTHON ?= python3
 VENV := .venv
 GYM100 := .venv-gym100
@@ -16,7 +16,7 @@ EVM := .evm
 EVM_PACKAGES := @foundry-rs/anvil-linux-amd64@1.7.1 @uniswap/v2-core@1.0.1 @uniswap/v3-core@1.0.1 @uniswap/v4-core@1.0.2 \
 	@pancakeswap/v3-core@1.0.2 solc@0.8.24
 
-.PHONY: train test test-slow lint chain benchmark conformance offline test-offline clean
+.PHONY: train test test-slow test-long lint chain benchmark conformance offline test-offline clean
 
 train: $(VENV)/.installed
 	$(RUN) -m experiments.train ppo_flash
@@ -25,7 +25,11 @@ test: $(VENV)/.installed
 	$(RUN) -m pytest -m "not slow" -n 2 --dist loadfile -q
 
 test-slow: $(VENV)/.installed
-	$(RUN) -m pytest -m slow -q
+	$(RUN) -m pytest -m "slow and not long" -q
+
+# A thousand seeds of each fault, thirty simulated days, a thousand restarts on anvil.
+test-long: $(VENV)/.installed
+	ARBGYM_PARITY_BLOCKS=10000 $(RUN) -m pytest -m slow -q -s tests/live
 
 lint: $(VENV)/.installed
 	$(RUN) -m ruff check .

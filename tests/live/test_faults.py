@@ -169,6 +169,13 @@ def test_arbitrary_answers_are_never_acted_on(first: int, answers: list[Any]) ->
 
 
 @pytest.mark.slow
+def test_survives_a_hundred_seeds_of_each_kind() -> None:
+    counts = count_on_two_processes([(name, range(2_000, 2_100)) for name in KINDS], again_every=20)
+    assert not [failure for one in counts.values() for failure in one.failures[:3]]
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_survives_a_thousand_seeds_of_each_kind() -> None:
     """1,000 of each kind that the adapter was specified against, 250 of each of the others."""
     started = time.perf_counter()

@@ -715,6 +715,7 @@ def test_lives_full_of_trouble_settle_each_intent_exactly_once(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_many_lives_full_of_trouble(tmp_path: Path) -> None:
     for seed in range(100, 1100):
         live_through(seed, tmp_path / f"{seed}.sqlite")

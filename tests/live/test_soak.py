@@ -78,8 +78,15 @@ def assert_flat(watch: Watch) -> None:
     assert growth < 6 * _MIB, [size // _MIB for size in resident]
 
 
+_SOAKS = [
+    pytest.param(0.1, id="hours"),
+    pytest.param(3.0, id="three-days", marks=pytest.mark.slow),
+    pytest.param(30.0, id="thirty-days", marks=[pytest.mark.slow, pytest.mark.long]),
+]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("days", [pytest.param(0.1, id="hours"), pytest.param(30.0, id="thirty-days", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("days", _SOAKS)
 def test_memory_and_open_files_stay_flat(days: float) -> None:
     root = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     started = time.perf_counter()
