@@ -42,7 +42,7 @@ benchmark: $(VENV)/.installed
 	$(RUN) -m experiments.benchmark
 
 conformance: $(GYM100)/.installed
-	$(GYM100)/bin/python -m pytest -m conformance -q --ignore=tests/agents --ignore=tests/experiments --ignore=tests/models --ignore=tests/offline
+	$(GYM100)/bin/python -m pytest -m conformance -q --ignore=tests/agents --ignore=tests/experiments --ignore=tests/models --ignore=tests/offline --ignore=tests/live
 
 # IQL, CQL and cloning: d3rlpy pins gymnasium 1.0.0, so they have an environment of their own, in which the same commands run.
 offline: $(OFFLINE)/.installed
