@@ -266,7 +266,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             earlier=lambda: journal.outcomes(1_000),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
-            next_nonce=lambda: _next_nonce(journal, sender),
+            next_nonce=_next_nonce(journal, sender),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
         )
         runner = Runner(parts)
@@ -440,10 +440,21 @@ def _holds(journal: Journal, key: str) -> bool:
     return True
 
 
-def _next_nonce(journal: Journal, sender: Sender) -> int | None:
-    """After what is on its way, or else after what is on chain."""
-    signed = [transaction.nonce for intent in journal.open_intents() for transaction in intent.transactions]
-    return max(signed) + 1 if signed else sender.chain_nonce
+def _next_nonce(journal: Journal, sender: Sender) -> Callable[[], int | None]:
+    """After what is on its way, what the journal saw mined, and what was on chain at the start: less than the chain's own count
+    where somebody else sends from the account.
+    """
+    first: list[int] = []
+
+    def following() -> int | None:
+        if sender.chain_nonce is None:
+            return None
+        if not first:
+            first.append(sender.chain_nonce)
+        signed = [transaction.nonce + 1 for intent in journal.open_intents() for transaction in intent.transactions]
+        return max(*signed, journal.next_nonce, first[0], 0)
+
+    return following
 
 
 def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
