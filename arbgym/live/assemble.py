@@ -23,7 +23,7 @@ from arbgym.live.dry import DrySender
 from arbgym.live.endpoint import connect
 from arbgym.live.executor import DRY_RUN_ADDRESS, artefact, runtime_code, simulate
 from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
-from arbgym.live.journal import Journal, JournalError
+from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
 from arbgym.live.logs import Redactor
 from arbgym.live.metrics import Metrics
@@ -262,7 +262,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             expires_at_s=datetime.fromisoformat(manifest["expires_at"]).timestamp(),
             channels=_ways(settings, mode),
             pays_gas=account != NOBODY,
-            journaled=lambda key: _holds(journal, key),
+            journaled=journal.holds,
             earlier=lambda: journal.outcomes(1_000),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
@@ -430,14 +430,6 @@ def _timed_commits(metrics: Metrics) -> Callable[[str], None]:
             metrics.committed(time.perf_counter() - began[0])
 
     return at
-
-
-def _holds(journal: Journal, key: str) -> bool:
-    try:
-        journal.intent(key)
-    except JournalError:
-        return False
-    return True
 
 
 def _next_nonce(journal: Journal, sender: Sender) -> Callable[[], int | None]:
