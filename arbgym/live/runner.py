@@ -263,7 +263,7 @@ class Runner:
         if parts.sender.busy:
             return "another intent is open", ""
         if decision.channel not in parts.channels:
-            return f"no way to send {decision.channel} transactions", ""
+            return "relay.url is empty: no way to send private transactions", ""
         made = parts.planner.plan(decision, view)
         if isinstance(made, str):
             return made, ""

@@ -28,7 +28,8 @@ class Anvil:
         else:
             raise RuntimeError(f"anvil ended with {self._process.wait()} before it listened")
         # nobody reads on, so the pipe must not fill up
-        threading.Thread(target=self._process.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self._process.stdout.read, daemon=True)
+        self._reader.start()
 
     def call(self, method: str, *parameters: Any) -> Any:
         """One JSON-RPC request's result."""
@@ -52,3 +53,6 @@ class Anvil:
         """End the node at once."""
         self._process.kill()
         self._process.wait()
+        self._reader.join(timeout=5.0)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
