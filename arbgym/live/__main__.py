@@ -74,6 +74,7 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
         found.setdefault("chain", {}).setdefault("rpc", "http://127.0.0.1:8545")
         found["chain"]["chain_id"] = header.chain_id
         found["pair"] = {"base": header.pools[0].base, "quote": header.pools[0].quote}
+        found["lenders"] = {lender.name: lender.address for lender in header.lenders if lender.kind == "balance"}
         found["pools"] = [{"name": pool.name, "address": pool.address, "fee_ppm": pool.fee_ppm} for pool in header.pools]
     return found
 

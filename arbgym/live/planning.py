@@ -14,13 +14,14 @@ from arbgym.live.executor import Leg, Route, encode
 from arbgym.live.observer import Observer
 from arbgym.live.terms import ChainView, Order, Plan, PoolModel, WatchedPool
 from arbgym.market.gas import next_base_fee
-from arbgym.market.lender import AAVE, aave_premium_raw
+from arbgym.market.lender import AAVE, FLASH_SWAPS, aave_premium_raw
 
 _NEIGHBOURS = 2  # integer sizes tried on either side of the closed-form optimum: profit is flat there
 _LIFE_BLOCKS = {"private": 1, "public": 2}  # a bundle names its block; a public transaction may be a block late
 _BASE_FEE_HEADROOM = 1.27  # two full blocks raise the base fee by 26.6 %
 _FRESH_SLOTS = 1.5  # gas over the environment's estimate where ticks and holders are met for the first time
 WEI = 1e18
+_FLASH_SWAPS = frozenset(lender.name for lender in FLASH_SWAPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,8 @@ class Planner:
     def plan(self, decision: Decision, view: ChainView) -> tuple[Plan, Order] | str:
         """The transaction for a decision that acts, and what the gate judges of it; or in words why there is none."""
         buy, sell = self._watched[decision.buy], self._watched[decision.sell]
+        if decision.lender not in self._lenders and decision.lender not in _FLASH_SWAPS:
+            return f"lenders.{decision.lender}: no address"
         unit = 10**buy.quote_decimals
         available = self._observer.state["lender_available"][self._places[decision.lender]]
         cycle = exact_cycle(

@@ -18,12 +18,15 @@ pytest.importorskip("onnx", reason="the extra train is not installed")
 from arbgym.live.__main__ import main
 from arbgym.live.assemble import Options, _while_it_can, assembled
 from arbgym.live.decision import Decider
+from arbgym.live.feed import WatchedLender
 from arbgym.live.logs import Redactor
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
+from arbgym.live.recording import Recorder, RecordingHeader
 from arbgym.live.runner import Runner, Stopped
 from arbgym.live.settings import load
 from arbgym.live.terms import IntentState, LiveError, Outcome, Plan
+from arbgym.market.lender import BALANCER, FLASH_SWAPS
 from arbgym.policy import load as load_policy
 from tests.live.policies import quiet_config, save_policy
 from tests.live.recordings import WATCHED, record, views
@@ -169,6 +172,27 @@ def test_a_failing_recorder_does_not_end_the_run(tmp_path: Path) -> None:
 
     runner = play(options(tmp_path), lambda runner: runner.parts.each_block.append(_while_it_can(full, Log())))
     assert written == [1, 2, 3, 4, 5] and runner.decisions == 30
+
+
+def test_a_recording_with_lenders_replays_without_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lenders, too, are known from the recording's header."""
+    lender = WatchedLender(BALANCER.name, "balance", "0x" + "c" * 40)
+    recorder = Recorder(tmp_path / "lent.jsonl", RecordingHeader(1, WATCHED, (lender,)))
+    for view in views(40):
+        recorder.write(replace(view, lenders_raw=(10**13,)))
+    recorder.close()
+    config = quiet_config(lenders=(*FLASH_SWAPS, BALANCER))
+    policy = save_policy(tmp_path / "policy", masked=True, prefer={**EAGER, "lender": 3}, config=config)
+    assert main([str(policy), "--replay", str(tmp_path / "lent.jsonl"), "--profile", "aggressive"]) == 0
+    said = capsys.readouterr().err
+    assert "lender_2" in said and "no address" not in said and '"blocks": 40' in said
+
+
+def test_a_lender_without_an_address_is_no_plan(tmp_path_factory: pytest.TempPathFactory) -> None:
+    planner, decide, _ = _planner(tmp_path_factory)
+    view = next(iter(views(1, 1)))
+    decision = decide(view)
+    assert planner.plan(replace(decision, lender="balancer_v2"), view) == "lenders.balancer_v2: no address"
 
 
 def test_an_expired_policy_halts(tmp_path: Path) -> None:
