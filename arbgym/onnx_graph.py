@@ -92,6 +92,7 @@ class Graph:
             split.attributes.get("axis", 0) == 1
             and split.inputs[1:2] != ()
             and split.inputs[1] in self.weights
+            and _are_widths(self.weights[split.inputs[1]])
             and parts == split.outputs
             and all(node.operator == "ArgMax" and {"select_last_index": 0, **node.attributes} == _GREATEST for node in chosen)
             and joined.operator == "Concat"
@@ -107,13 +108,16 @@ class Graph:
 
     def __call__(self, *inputs: Array) -> tuple[Array, ...]:
         """The outputs, for the inputs, in order. Raises GraphError where an operator does not fit what it reads."""
-        weights, steps, outputs = self._program
+        try:
+            weights, steps, outputs = self._program
+        except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
+            raise GraphError(f"an operator does not fit its weights: {error}") from error
         values: list[Any] = weights.copy()
         values[: len(inputs)] = inputs
         for name, operator, reads, writes in steps:
             try:
                 results = operator(*[values[slot] for slot in reads])
-            except (TypeError, ValueError, IndexError, KeyError) as error:
+            except (TypeError, ValueError, LookupError, AttributeError) as error:  # a value that nothing has computed is None
                 raise GraphError(f"operator {name}: {error}") from error
             for slot, result in zip(writes, results, strict=False):
                 values[slot] = result
@@ -425,6 +429,11 @@ def _bound_split(attributes: Mapping[str, Any], sizes: Array) -> Callable[[Array
         return tuple([x[:, column] for column in columns])
 
     return split
+
+
+def _are_widths(sizes: Array) -> bool:
+    """Widths of parts of a row that a policy could have: a file may say anything, and memory is laid out by them."""
+    return sizes.ndim == 1 and sizes.dtype.kind == "i" and 0 < sizes.size <= 64 and bool(((sizes > 0) & (sizes <= 4_096)).all())
 
 
 def _greatest_of_parts(sizes: Array) -> Callable[[Array], tuple[Array]]:

@@ -29,7 +29,8 @@ from arbgym.live.events import (
     signed,
     words,
 )
-from arbgym.live.reference import PoolReference, ReferenceSource, mid_price
+from arbgym.live.prices import mid_price
+from arbgym.live.reference import PoolReference, ReferenceSource
 from arbgym.live.rivals import find_cycles, rival_trade
 from arbgym.live.terms import (
     ChainView,

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from arbgym.amm import ConcentratedPool
 from arbgym.engine import Definition, Follower
-from arbgym.live.terms import ChainView, LiveError, PoolModel, WatchedPool
+from arbgym.live.prices import liquidity, mid_price
+from arbgym.live.terms import ChainView, LiveError, WatchedPool
 from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import FLASH_SWAPS
 from arbgym.market.tape import LEAST_ROWS, POOLS, Tape, TapePool
@@ -43,28 +43,13 @@ Told = Mapping[str, float]
 """What became of the own transaction in a block: any of won, dropped, reverted, own_bid, revert_cost (quote)."""
 
 
-def pool_row(pool: PoolModel, watched: WatchedPool) -> tuple[float, float]:
-    """(price, liquidity) of a pool as a tape has them: quote per base in whole tokens, sqrt(base * quote)."""
-    if isinstance(pool, ConcentratedPool):
-        root = pool.sqrt_price_x96 / 2**96
-        price = root * root * 10.0 ** (watched.decimals0 - watched.decimals1)
-        liquidity = pool.liquidity / 10.0 ** (0.5 * (watched.decimals0 + watched.decimals1))
-    else:
-        amount0, amount1 = pool.reserve0 / 10.0**watched.decimals0, pool.reserve1 / 10.0**watched.decimals1
-        price = amount1 / amount0 if amount0 > 0.0 else 0.0
-        liquidity = math.sqrt(amount0 * amount1)
-    if price > 0.0 and not watched.base_is_token0:
-        price = 1.0 / price
-    return price, liquidity
-
-
 def believed(view: ChainView, watched: Sequence[WatchedPool]) -> ChainView:
     """The view, without an outside price that cannot be: not a finite number, or more than a factor of 2 off every pool's."""
     if view.reference is None:
         return view
     outside = view.reference.price
     for pool, spec in zip(view.pools, watched, strict=True):
-        price, _ = pool_row(pool, spec)
+        price = mid_price(pool, spec)
         if 0.0 < price < math.inf and price / _BELIEVED <= outside <= price * _BELIEVED:
             return view
     return replace(view, reference=None)
@@ -82,12 +67,12 @@ def tape_row(view: ChainView, watched: Sequence[WatchedPool], elasticity: int, d
     row[0] = view.reference.price
     row[1] = next_base_fee(head.base_fee_wei, head.gas_used, head.gas_limit // elasticity, denominator) * 1e-9
     for k, (pool, spec) in enumerate(zip(view.pools, watched, strict=True)):
-        price, liquidity = pool_row(pool, spec)
-        if not (math.isfinite(price) and price > 0.0 and liquidity > 0.0):
+        price, held = mid_price(pool, spec), liquidity(pool, spec)
+        if not (math.isfinite(price) and price > 0.0 and held > 0.0):
             raise NotObservable(
-                f"block {head.number}, pool {spec.name}: price {price}, liquidity {liquidity}; accepted are positive numbers"
+                f"block {head.number}, pool {spec.name}: price {price}, liquidity {held}; accepted are positive numbers"
             )
-        row[POOLS + 3 * k :][:3] = price, liquidity, view.flow_base[k]
+        row[POOLS + 3 * k :][:3] = price, held, view.flow_base[k]
     return row
 
 

@@ -29,7 +29,6 @@ class Cycle:
     """A two-leg cycle in raw units of the quote token, exact for the pools it was computed on."""
 
     amount_in: int
-    base_amount: int
     amount_out: int
     loan_fee: int
     ticks_crossed: int
@@ -65,7 +64,7 @@ def exact_cycle(
         bought = _pay(buy, amount_in, not base_is_token0)
         sold = _pay(sell, bought.amount_out, base_is_token0)
         crossed = bought.ticks_crossed + sold.ticks_crossed
-        return Cycle(amount_in, bought.amount_out, sold.amount_out, loan_fee_raw(lender, fee_bps, amount_in), crossed)
+        return Cycle(amount_in, sold.amount_out, loan_fee_raw(lender, fee_bps, amount_in), crossed)
     except PoolError:
         return None
 

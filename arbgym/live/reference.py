@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from arbgym.amm import ConcentratedPool, ConstantProductPool
 from arbgym.live.plain_json import load_json
+from arbgym.live.prices import mid_price
 from arbgym.live.terms import Clock, Head, PoolModel, Reference, WatchedPool
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
@@ -238,17 +238,6 @@ class FileReference(_Followed):
 
         told = os.fstat(file.fileno())
         return told.st_ino, told.st_size
-
-
-def mid_price(pool: PoolModel, watched: WatchedPool) -> float:
-    """Quote per base in whole tokens, without the fee; nan for an empty pool."""
-    if isinstance(pool, ConstantProductPool):
-        raw = pool.reserve1 / pool.reserve0 if pool.reserve0 and pool.reserve1 else math.nan
-    else:
-        assert isinstance(pool, ConcentratedPool)
-        raw = (pool.sqrt_price_x96 / 2**96) ** 2
-    token1_per_token0 = raw * 10.0 ** (watched.decimals0 - watched.decimals1)
-    return token1_per_token0 if watched.base_is_token0 else 1.0 / token1_per_token0
 
 
 class PoolReference:

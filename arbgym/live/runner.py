@@ -20,10 +20,11 @@ from arbgym.live.decision import Decider, Decision
 from arbgym.live.executor import WouldRevert
 from arbgym.live.kill import KillSwitch
 from arbgym.live.metrics import Metrics
-from arbgym.live.observer import NotObservable, Observer, believed, pool_row
+from arbgym.live.observer import NotObservable, Observer, believed
 from arbgym.live.planning import WEI, Planner
+from arbgym.live.prices import mid_price
 from arbgym.live.risk import RiskGate
-from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow
+from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow, pool_row
 from arbgym.live.tally import Tally
 from arbgym.live.terms import (
     SETTLED,
@@ -348,18 +349,14 @@ class Runner:
         view, observer = self.view, self.parts.observer
         if view is None:
             return self.parts.planner.quote_per_eth
-        price = pool_row(view.pools[0], observer.watched[0])[0] if view.reference is None else view.reference.price
+        price = mid_price(view.pools[0], observer.watched[0]) if view.reference is None else view.reference.price
         return float(price * observer.config.chain.native_price_ratio)
 
     def pools(self) -> list[PoolRow]:
         """The watched pools at the newest block."""
         if self.view is None:
             return []
-        rows = []
-        for pool, watched in zip(self.view.pools, self.parts.observer.watched, strict=True):
-            price, liquidity = pool_row(pool, watched)
-            rows.append(PoolRow(watched.name, watched.kind, watched.fee_ppm, price, liquidity))
-        return rows
+        return [pool_row(watched, pool) for pool, watched in zip(self.view.pools, self.parts.observer.watched, strict=True)]
 
 
 def _words(verdict: Verdict) -> str:

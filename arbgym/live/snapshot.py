@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
-from arbgym.amm import ConstantProductPool
+from arbgym.live.prices import liquidity, mid_price
 from arbgym.live.terms import PoolModel, WatchedPool
 
 Mode = Literal["dry-run", "live", "replay"]
@@ -154,19 +154,8 @@ class Snapshot:
 
 
 def pool_row(watched: WatchedPool, pool: PoolModel) -> PoolRow:
-    """A pool's price and liquidity in whole tokens."""
-    raw_scale = 10.0 ** (watched.decimals0 - watched.decimals1)
-    if isinstance(pool, ConstantProductPool):
-        price_of_0 = pool.reserve1 / pool.reserve0 if pool.reserve0 else math.nan
-        liquidity = math.sqrt(pool.reserve0) * math.sqrt(pool.reserve1)
-    else:
-        price_of_0 = (pool.sqrt_price_x96 / 2**96) ** 2
-        liquidity = float(pool.liquidity)
-    price_of_0 *= raw_scale
-    price_of_1 = 1.0 / price_of_0 if price_of_0 else math.nan
-    price = price_of_0 if watched.base_is_token0 else price_of_1
-    scale = 10.0 ** ((watched.decimals0 + watched.decimals1) / 2)
-    return PoolRow(watched.name, watched.kind, watched.fee_ppm, price, liquidity / scale)
+    """A watched pool as it stands."""
+    return PoolRow(watched.name, watched.kind, watched.fee_ppm, mid_price(pool, watched), liquidity(pool, watched))
 
 
 def as_json(value: Any) -> Any:

@@ -24,7 +24,8 @@ from arbgym.live.calls import MULTICALL3, CallReader, selector
 from arbgym.live.clock import SystemClock
 from arbgym.live.endpoint import LocatedEndpoint, connect
 from arbgym.live.feed import FLASH_SWAP_RAW, ChainFeed, WatchedLender, discover_pool
-from arbgym.live.reference import PoolReference, mid_price
+from arbgym.live.prices import mid_price
+from arbgym.live.reference import PoolReference
 from arbgym.live.terms import ChainView, FeedBroken, FeedDown, LiveError, PoolModel, Refused, Unknown, WatchedPool
 from tests.chain.anvil import Anvil
 from tests.chain.market import Market

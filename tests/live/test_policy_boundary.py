@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,9 @@ pytest.importorskip("onnx", reason="the extra train is not installed")
 
 from arbgym.live.assemble import load_policy
 from arbgym.live.observer import Observer
+from arbgym.onnx_graph import GraphError, parse
 from arbgym.policy import MANIFEST, MODEL, PolicyError, manifest_hash
-from tests.live.policies import save_policy
+from tests.live.policies import DEFINITION, save_policy
 from tests.live.recordings import WATCHED
 
 JSON: Any = st.recursive(
@@ -96,3 +98,15 @@ def test_junk_is_refused(junk: bytes) -> None:
         (Path(name) / MODEL).write_bytes(model)
         with pytest.raises(PolicyError):
             load_policy(Path(name), "numpy")
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 44], [-1, 45], [2**62, 3], [2**33] * 3, [3]])
+def test_widths_that_no_policy_has_are_refused_before_memory_is_laid_out(sizes: list[int]) -> None:
+    onnx = pytest.importorskip("onnx")
+    _, held = whole()
+    model = onnx.load_from_string(held)
+    place = [tensor.name for tensor in model.graph.initializer].index("sizes")
+    model.graph.initializer[place].CopyFrom(onnx.numpy_helper.from_array(np.array(sizes, dtype=np.int64), "sizes"))
+    graph = parse(model.SerializeToString())
+    with pytest.raises(GraphError):
+        graph(np.zeros((1, len(DEFINITION.observation)), dtype=np.float32))
