@@ -7,6 +7,7 @@ GPUs). Without torchrun there is one rank, and nothing is sent.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -81,6 +82,9 @@ class Ranks:
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             backend = "nccl" if device.type == "cuda" else "gloo"
+            # Optimizers import it. Among what it imports, functions have the group of that moment as a default, which would keep
+            # the group and its threads alive after ``leave``, and an interpreter that is taken down beneath them can abort.
+            importlib.import_module("torch._dynamo")
             _sent(partial(dist.init_process_group, backend, timeout=_TIMEOUT))
 
     def leave(self) -> None:
