@@ -3,7 +3,7 @@
 An exported policy is untrusted input: it is parsed here from its bytes (the protobuf wire format, no other
 package), refused when it holds anything but plain feed-forward operators with their weights inside the file,
 and only then handed to a runtime. The same parsed graph is the numpy back end, so a small network needs no
-runtime at all.
+runtime at all (perceptrons are compiled: ``arbgym.perceptron``).
 
 Format: onnx.proto of ONNX (ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto); operators: the ONNX
 operator reference, opset 13 to 25, and of the domain ai.onnx.ml ensembles of trees (see ``onnx_trees``).
@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -51,77 +50,16 @@ class Graph:
     nodes: tuple[Node, ...]
     weights: Mapping[str, Array]
 
-    @cached_property
-    def _program(
-        self,
-    ) -> tuple[list[Array | None], list[tuple[str, Callable[..., tuple[Array, ...]], list[int], list[int]]], list[int]]:
-        """The values' slots with the weights in theirs; each operator with the slots it reads and writes; the outputs' slots.
-
-        The inputs have the first slots. Names are looked up once, here: a small network costs less than its dictionary would.
-        """
-        names = ["", *self.weights, *(name for node in self.nodes for name in node.outputs)]
-        slots = {name: slot for slot, name in enumerate(dict.fromkeys((*self.inputs, *names)))}
-        values: list[Array | None] = [None] * len(slots)
-        for name, weight in ({"": np.empty(0)} | dict(self.weights)).items():
-            values[slots[name]] = weight
-        steps: list[tuple[str, Callable[..., tuple[Array, ...]], list[int], list[int]]] = []
-        nodes, choice = self._without_choice()
-        for node in nodes:
-            reads = [slots[name] for name in node.inputs]
-            operator: Callable[..., tuple[Array, ...]] = partial(OPERATORS[node.operator], node.attributes)
-            if node.operator in _BOUND and len(reads) > 1 and all(name in self.weights for name in node.inputs[1:]):
-                operator = _BOUND[node.operator](node.attributes, *(self.weights[name] for name in node.inputs[1:]))
-                reads = reads[:1]
-            steps.append((node.operator, operator, reads, [slots[name] for name in node.outputs]))
-        if choice is not None:
-            split, chosen = choice
-            greatest = _greatest_of_parts(self.weights[split.inputs[1]])
-            steps.append(("Split, ArgMax, Concat", greatest, [slots[split.inputs[0]]], [slots[chosen]]))
-        return values, steps, [slots[name] for name in self.outputs]
-
-    def _without_choice(self) -> tuple[tuple[Node, ...], tuple[Node, str] | None]:
-        """The nodes without the last ones, where these choose the greatest logit of each part of a row; then also the split that
-        begins them, and the name of what they compute. Policies end so, and one step costs less than its eight.
-        """
-        start = max((k for k, node in enumerate(self.nodes) if node.operator == "Split"), default=len(self.nodes))
-        if len(self.nodes) < start + 3:
-            return self.nodes, None
-        split, *chosen, joined = self.nodes[start:]
-        parts = tuple(name for node in chosen for name in node.inputs)
-        fits = (
-            split.attributes.get("axis", 0) == 1
-            and split.inputs[1:2] != ()
-            and split.inputs[1] in self.weights
-            and _are_widths(self.weights[split.inputs[1]])
-            and parts == split.outputs
-            and all(node.operator == "ArgMax" and {"select_last_index": 0, **node.attributes} == _GREATEST for node in chosen)
-            and joined.operator == "Concat"
-            and joined.attributes.get("axis") == 1
-            and joined.inputs == tuple(name for node in chosen for name in node.outputs)
-            and not set(split.outputs) & set(self.outputs)
-        )
-        return (self.nodes[:start], (split, joined.outputs[0])) if fits else (self.nodes, None)
-
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, for inputs by name. Raises GraphError where an operator does not fit what it reads."""
-        return dict(zip(self.outputs, self(*(feed[name] for name in self.inputs)), strict=True))
-
-    def __call__(self, *inputs: Array) -> tuple[Array, ...]:
-        """The outputs, for the inputs, in order. Raises GraphError where an operator does not fit what it reads."""
-        try:
-            weights, steps, outputs = self._program
-        except (TypeError, ValueError, LookupError, OverflowError, MemoryError) as error:
-            raise GraphError(f"an operator does not fit its weights: {error}") from error
-        values: list[Any] = weights.copy()
-        values[: len(inputs)] = inputs
-        for name, operator, reads, writes in steps:
+        values: dict[str, Any] = {**self.weights, **feed, "": np.empty(0)}
+        for node in self.nodes:
             try:
-                results = operator(*[values[slot] for slot in reads])
-            except (TypeError, ValueError, LookupError, AttributeError) as error:  # a value that nothing has computed is None
-                raise GraphError(f"operator {name}: {error}") from error
-            for slot, result in zip(writes, results, strict=False):
-                values[slot] = result
-        return tuple(values[slot] for slot in outputs)
+                results = OPERATORS[node.operator](node.attributes, *(values[name] for name in node.inputs))
+            except (TypeError, ValueError, LookupError, AttributeError, OverflowError, MemoryError) as error:
+                raise GraphError(f"operator {node.operator}: {error}") from error
+            values.update(zip(node.outputs, results, strict=False))
+        return {name: values[name] for name in self.outputs}
 
 
 def parse(model: bytes) -> Graph:
@@ -338,7 +276,10 @@ def _argmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
 
 
 def _split(attributes: Mapping[str, Any], x: Array, sizes: Array) -> tuple[Array, ...]:
-    return tuple(np.split(x, np.cumsum(sizes)[:-1], axis=attributes.get("axis", 0)))
+    axis, widths = attributes.get("axis", 0), sizes.tolist()
+    if not all(width > 0 for width in widths) or sum(widths) != x.shape[axis]:
+        raise ValueError(f"{x.shape} into {widths}; accepted are widths of at least 1 whose sum is the axis's")
+    return tuple(np.split(x, np.cumsum(widths)[:-1], axis=axis))
 
 
 def _slice(_: Mapping[str, Any], x: Array, starts: Array, ends: Array, axes: Array, steps: Array | None = None) -> tuple[Array]:
@@ -379,8 +320,6 @@ def _softmax(attributes: Mapping[str, Any], x: Array) -> tuple[Array]:
     return (raised / raised.sum(axis=axis, keepdims=True),)
 
 
-_ZERO = np.float32(0.0)
-_GREATEST = {"axis": 1, "keepdims": 1, "select_last_index": 0}
 TREES = "ai.onnx.ml::TreeEnsembleRegressor"
 OPERATORS: dict[str, _Operator] = {
     TREES: lambda attributes, x: (attributes["trees"].run(x),),
@@ -396,7 +335,7 @@ OPERATORS: dict[str, _Operator] = {
     "Max": lambda _, a, b: (np.maximum(a, b),),
     "Min": lambda _, a, b: (np.minimum(a, b),),
     "Mul": lambda _, a, b: (a * b,),
-    "Relu": lambda _, a: (np.maximum(a, _ZERO),),
+    "Relu": lambda _, a: (np.maximum(a, 0),),
     "Reshape": _reshape,
     "Sigmoid": _sigmoid,
     "Slice": _slice,
@@ -406,56 +345,4 @@ OPERATORS: dict[str, _Operator] = {
     "Tanh": lambda _, a: (np.tanh(a),),
 }
 
-
-# Operators whose weights never change, with what can be done once done: a policy is asked one row at a time.
-def _bound_gemm(attributes: Mapping[str, Any], b: Array, c: Array | None = None) -> Callable[[Array], tuple[Array]]:
-    if attributes.get("transA", 0) or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
-        return lambda a: _gemm(attributes, a, b, c)
-    matrix = np.ascontiguousarray(b.T) if attributes.get("transB", 0) else b
-    if c is None:
-        return lambda a: (a @ matrix,)
-    return lambda a: (a @ matrix + c,)
-
-
-def _bound_split(attributes: Mapping[str, Any], sizes: Array) -> Callable[[Array], tuple[Array, ...]]:
-    if attributes.get("axis", 0) not in (1, -1):
-        return lambda x: _split(attributes, x, sizes)
-    ends = np.cumsum(sizes).tolist()
-    columns = [slice(end - size, end) for size, end in zip(sizes.tolist(), ends, strict=True)]
-
-    def split(x: Array) -> tuple[Array, ...]:
-        if x.ndim != 2 or x.shape[1] != ends[-1]:
-            raise ValueError(f"{x.shape} into {sizes.tolist()}; accepted is a matrix as wide as their sum")
-        return tuple([x[:, column] for column in columns])
-
-    return split
-
-
-def _are_widths(sizes: Array) -> bool:
-    """Widths of parts of a row that a policy could have: a file may say anything, and memory is laid out by them."""
-    return sizes.ndim == 1 and sizes.dtype.kind == "i" and 0 < sizes.size <= 64 and bool(((sizes > 0) & (sizes <= 4_096)).all())
-
-
-def _greatest_of_parts(sizes: Array) -> Callable[[Array], tuple[Array]]:
-    """The place (N, A) of the greatest of each part of a row (N, sum of sizes); of equal ones the first, as ArgMax has it."""
-    widths: list[int] = sizes.tolist()
-    total, widest = sum(widths), max(widths)
-    columns = np.full((len(widths), widest), total)  # one column more than there are: minus infinity
-    start = 0
-    for row, width in enumerate(widths):
-        columns[row, :width] = range(start, start + width)
-        start += width
-
-    def greatest(x: Array) -> tuple[Array]:
-        if x.ndim != 2 or x.shape[1] != total:
-            raise ValueError(f"{x.shape} into {widths}; accepted is a matrix as wide as their sum")
-        padded = np.empty((len(x), total + 1), dtype=x.dtype)
-        padded[:, :total] = x
-        padded[:, total] = -np.inf
-        return (padded.take(columns, axis=1).argmax(axis=2),)
-
-    return greatest
-
-
-_BOUND: dict[str, Callable[..., Callable[[Array], tuple[Array, ...]]]] = {"Gemm": _bound_gemm, "Split": _bound_split}
 ALLOWED = frozenset({*OPERATORS, "Constant"})

@@ -17,11 +17,11 @@ import importlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 import arbgym
 from arbgym.engine import Definition, load_definition
 from arbgym.onnx_graph import Graph, GraphError, parse
+from arbgym.perceptron import perceptron_of
 from arbgym.spec import ENCODINGS, Encoding, action_dtype, action_space, component_sizes, schema, schema_hash
 
 FORMAT = 3
@@ -54,7 +55,8 @@ def greatest_allowed(logits: NDArray[np.float32], masks: NDArray[np.bool_], size
 
 
 class _Runner(Protocol):
-    def __call__(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]: ...
+    def __call__(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
+        """Logits (N, L), actions (N, A), and whether all observations and logits are finite numbers."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,17 @@ class Policy:
         """
         if observations.ndim != 2 or observations.shape[1] != self._fields or observations.dtype != np.float32:
             raise PolicyError(f"observations: {observations.dtype} {observations.shape}; accepted is float32 (N, {self._fields})")
-        if not np.isfinite(observations).all():
-            row, column = np.argwhere(~np.isfinite(observations))[0]
-            name = self.definition.observation[column].name
-            raise PolicyError(f"observations: {name} = {observations[row, column]} in row {row}; accepted are finite numbers")
-        logits, actions = self._runner(observations)
-        if not np.isfinite(logits).all():
-            raise PolicyError("logits: the network's output is not finite; no action was chosen")
+        logits, actions, finite = self._runner(observations)
+        if not finite:
+            self._refuse(observations)
         return logits, actions
+
+    def _refuse(self, observations: NDArray[np.float32]) -> NoReturn:
+        if np.isfinite(observations).all():
+            raise PolicyError("logits: the network's output is not finite; no action was chosen")
+        row, column = np.argwhere(~np.isfinite(observations))[0]
+        name = self.definition.observation[column].name
+        raise PolicyError(f"observations: {name} = {observations[row, column]} in row {row}; accepted are finite numbers")
 
     def predict(self, observations: NDArray[np.float32], masks: NDArray[np.bool_] | None = None) -> NDArray[Any]:
         """Encoded actions (N, A) for observations float32 (N, D), among those that ``masks`` bool (N, L) allow.
@@ -376,14 +381,27 @@ def _check_golden(policy: Policy) -> None:
 
 
 def _numpy_runner(graph: Graph) -> _Runner:
-    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    perceptron = perceptron_of(graph)
+
+    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
         try:
-            logits, action = graph(observations)
+            if perceptron is not None:
+                return perceptron(observations)
+            return _guarded(lambda rows: tuple(graph.run({"observation": rows}).values()), observations)
         except GraphError as error:
             raise PolicyError(f"{MODEL}: {error}") from error
-        return logits, action
 
     return run
+
+
+def _guarded(
+    run: Callable[[NDArray[np.float32]], Sequence[NDArray[Any]]], observations: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
+    """What a runtime that does not look at its numbers answers; it is not asked about those that are not finite."""
+    if not np.isfinite(observations).all():
+        return np.empty((0, 0), np.float32), np.empty((0, 0)), False
+    logits, actions = run(observations)
+    return logits, actions, bool(np.isfinite(logits).all())
 
 
 def _onnxruntime_runner(model: bytes) -> _Runner:
@@ -396,8 +414,7 @@ def _onnxruntime_runner(model: bytes) -> _Runner:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        logits, action = session.run(["logits", "action"], {"observation": observations})
-        return cast(NDArray[np.float32], logits), cast(NDArray[Any], action)
+    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
+        return _guarded(lambda rows: session.run(["logits", "action"], {"observation": rows}), observations)
 
     return run

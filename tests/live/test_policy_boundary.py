@@ -20,6 +20,7 @@ pytest.importorskip("onnx", reason="the extra train is not installed")
 from arbgym.live.assemble import load_policy
 from arbgym.live.observer import Observer
 from arbgym.onnx_graph import GraphError, parse
+from arbgym.perceptron import perceptron_of
 from arbgym.policy import MANIFEST, MODEL, PolicyError, manifest_hash
 from tests.live.policies import DEFINITION, save_policy
 from tests.live.recordings import WATCHED
@@ -109,4 +110,5 @@ def test_widths_that_no_policy_has_are_refused_before_memory_is_laid_out(sizes: 
     model.graph.initializer[place].CopyFrom(onnx.numpy_helper.from_array(np.array(sizes, dtype=np.int64), "sizes"))
     graph = parse(model.SerializeToString())
     with pytest.raises(GraphError):
-        graph(np.zeros((1, len(DEFINITION.observation)), dtype=np.float32))
+        graph.run({"observation": np.zeros((1, len(DEFINITION.observation)), dtype=np.float32)})
+    assert perceptron_of(graph) is None
