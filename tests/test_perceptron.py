@@ -25,6 +25,7 @@ class Drawing:
     activations: tuple[str | None, ...] = ("Relu", None)
     sizes: tuple[int, ...] | None = (2, 4)  # parts of the logits; None: they are limited to actions
     transposed: bool = True
+    biased: bool = True
     seed: int = 0
     nodes: list[Node] = field(default_factory=list)
     weights: dict[str, Any] = field(default_factory=dict)
@@ -39,8 +40,9 @@ class Drawing:
         for k, (width, activation) in enumerate(zip(self.widths, self.activations, strict=True)):
             matrix = rng.normal(0.0, 1.0, (before, width)).astype(np.float32)
             self.weights |= {f"w{k}": matrix.T.copy() if self.transposed else matrix}
-            self.weights |= {f"b{k}": rng.normal(0.0, 1.0, width).astype(np.float32)}
-            value, before = self.add("Gemm", value, f"w{k}", f"b{k}", transB=int(self.transposed)), width
+            bias = {f"b{k}": rng.normal(0.0, 1.0, width).astype(np.float32)} if self.biased else {}
+            self.weights |= bias
+            value, before = self.add("Gemm", value, f"w{k}", *bias, transB=int(self.transposed)), width
             value = value if activation is None else self.add(activation, value, name=f"a{k}")
         self.logits = value
         if self.sizes is None:
@@ -69,7 +71,7 @@ def drawings(draw: st.DrawFn) -> Drawing:
     activations = draw(st.tuples(*[st.sampled_from((None, "Relu", "Tanh"))] * len(widths)))
     ends = sorted({*draw(st.lists(st.integers(1, widths[-1]), max_size=4)), widths[-1]})
     sizes = draw(st.sampled_from((None, tuple(np.diff([0, *ends]).tolist()))))
-    return Drawing(tuple(widths), activations, sizes, draw(st.booleans()), draw(st.integers(0, 1_000)))
+    return Drawing(tuple(widths), activations, sizes, draw(st.booleans()), draw(st.booleans()), draw(st.integers(0, 1_000)))
 
 
 def run(graph: Graph, observations: Any) -> tuple[Any, Any]:
@@ -151,7 +153,7 @@ OTHERS = {
     "a scaled bias": changed(WHOLE, 2, attributes={"transB": 1, "beta": 0.5}),
     "a transposed input": changed(WHOLE, 2, attributes={"transB": 1, "transA": 1}),
     "another activation": changed(WHOLE, 3, operator="Sigmoid"),
-    "a layer that reads an earlier value": changed(WHOLE, 4, inputs=("w0.out", "w1", "b1")),
+    "a layer that reads an earlier value": changed(WHOLE, 4, inputs=("b0.out", "w1", "b1")),
     "a node without outputs": changed(WHOLE, 3, outputs=()),
     "a name twice": changed(WHOLE, 3, outputs=("b0.out",)),
     "a name of a weight": changed(WHOLE, 3, outputs=("b1",)),
