@@ -17,6 +17,7 @@ pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"'
 
 from eth_account import Account
 from eth_account.messages import encode_defunct
+from eth_utils.address import to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,7 +93,9 @@ def test_the_password_can_be_asked_for(keystore: Path, monkeypatch: pytest.Monke
 def test_the_key_is_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
     signer = Signer(KEY)
     clean(repr(signer), str(signer), f"{signer}", f"{signer!r}", format(signer), str(dir(signer)))
-    clean(*(repr(getattr(signer, name)) for name in dir(signer) if not callable(getattr(signer, name)) or name.startswith("_a")))
+    clean(
+        *(repr(getattr(signer, name)) for name in dir(signer) if not callable(getattr(signer, name)) or name[:2] in ("_a", "_k"))
+    )
     with pytest.raises(TypeError):
         vars(signer)
     for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
@@ -164,6 +167,22 @@ def test_whatever_is_to_be_signed_nothing_but_a_signer_error_comes_out(fields: d
         signer.sign({**TRANSACTION, **fields})
     except SignerError as error:
         clean(str(error))
+
+
+_AMOUNTS = st.integers(0, 2**64) | st.sampled_from((0, 1, 127, 128, 255, 256, 2**255))
+
+
+@given(
+    numbers=st.fixed_dictionaries(
+        dict.fromkeys(("chainId", "nonce", "value", "gas", "maxFeePerGas", "maxPriorityFeePerGas"), _AMOUNTS)
+    ),
+    to=st.binary(min_size=20, max_size=20),
+    data=st.binary(max_size=600),
+)
+def test_a_transaction_is_byte_for_byte_that_of_eth_account(numbers: dict[str, int], to: bytes, data: bytes) -> None:
+    transaction = {**TRANSACTION, **numbers, "to": to_checksum_address(to), "data": "0x" + data.hex()}
+    expected = Account.from_key(KEY).sign_transaction(transaction)
+    assert Signer(KEY).sign(transaction) == (bytes(expected.raw_transaction), "0x" + bytes(expected.hash).hex())
 
 
 def test_generated_keys_differ() -> None:
