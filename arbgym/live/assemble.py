@@ -267,6 +267,8 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=_next_nonce(journal, sender),
+            with_next_commit=journal.with_next_commit,
+            flush=journal.flush,
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
         )
         runner = Runner(parts)

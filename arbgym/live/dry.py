@@ -23,7 +23,7 @@ class DrySender(JournalSender):
     async def send(self, plan: Plan, still_allowed: Callable[[], Verdict]) -> IntentState:
         """Write the intent and ask ``still_allowed``. A plan that is in the journal keeps its state, which is returned."""
         try:
-            self._write(plan)
+            self._journal.write(plan)
         except DuplicateIntent:
             return self._journal.intent(plan.key).state
         if not self._passes(plan, still_allowed):

@@ -121,11 +121,14 @@ class Journal:
 
     Every method that writes is one commit, durable when it returns, and raises JournalError (with nothing written) where the
     disk is full, the file damaged, moved or closed, or the change of state one that cannot be; those that read raise it too.
-    ``on_point`` is called around each commit.
+    The one exception is what is put ``with_next_commit``, which saves a commit of its own. ``on_point`` is called around each
+    commit.
     """
 
     def __init__(self, path: Path, clock: Clock, *, on_point: Callable[[str], None] = lambda name: None) -> None:
         self._path, self._clock, self._point = path, clock, on_point
+        self._waiting: dict[str, str] = {}  # of the store, for the next commit
+        self._waits = False
         self._lock = _lock(path)
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
@@ -161,8 +164,10 @@ class Journal:
         os.close(self._lock)
 
     # ------------------------------------------------------------------------------------------------------ intents
-    def write(self, plan: Plan) -> None:
-        """A new intent, WRITTEN. Raises DuplicateIntent if its key is known."""
+    def write(self, plan: Plan, transaction: JournaledTransaction | None = None) -> None:
+        """A new intent, WRITTEN; with its first transaction, in the same commit, SIGNED. Raises DuplicateIntent if its key is
+        known.
+        """
         with self._commit() as database:
             if self.holds(plan.key):
                 raise DuplicateIntent(f"plan.key = {plan.key}: this plan is in the journal already; accepted is each plan once")
@@ -171,33 +176,14 @@ class Journal:
                 (plan.key, json.dumps(asdict(plan)), plan.channel, _S.WRITTEN),
             )
             self._append(plan.key, None, _S.WRITTEN, plan.block_number, "", None)
+            if transaction is not None:
+                self._point("journal.half_written")
+                self._add_transaction(plan.key, transaction)
 
     def add_transaction(self, key: str, transaction: JournaledTransaction) -> None:
         """A signed transaction, before it is sent. The first makes a WRITTEN intent SIGNED; the others have its nonce."""
-        with self._commit() as database:
-            state, nonce = self._row(key)
-            if nonce is not None and nonce != transaction.nonce:
-                raise JournalError(f"transaction.nonce = {transaction.nonce}; accepted is {nonce}, the nonce of intent {key}")
-            if state in SETTLED:
-                raise JournalError(f"intent {key} is {state}; accepted is a transaction of an open intent")
-            database.execute(
-                "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    transaction.hash,
-                    key,
-                    transaction.kind,
-                    transaction.nonce,
-                    str(transaction.max_fee_wei),
-                    str(transaction.priority_fee_wei),
-                    str(transaction.base_fee_wei),
-                    transaction.block_number,
-                    self._clock.now(),
-                    transaction.raw,
-                ),
-            )
-            if state is _S.WRITTEN:
-                database.execute("UPDATE intents SET nonce = ? WHERE key = ?", (transaction.nonce, key))
-                self._move(key, state, _S.SIGNED, transaction.block_number, "")
+        with self._commit():
+            self._add_transaction(key, transaction)
 
     def move(
         self,
@@ -294,6 +280,8 @@ class Journal:
     # ------------------------------------------------------------------------------------------------------- store
     def get(self, name: str) -> Any:
         """The value stored under this name, None where there is none."""
+        if name in self._waiting:
+            return json.loads(self._waiting[name])
         found = self._read("SELECT value FROM store WHERE name = ?", name)
         if not found:
             return None
@@ -303,10 +291,29 @@ class Journal:
     def put(self, name: str, value: Any) -> None:
         """Store a value that JSON can hold."""
         text = json.dumps(value, sort_keys=True)
-        with self._commit() as database:
-            database.execute(
-                "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
-            )
+        if self._waits:
+            self._waiting[name] = text
+            return
+        with self._commit():
+            self._keep(name, text)
+
+    @contextmanager
+    def with_next_commit(self) -> Iterator[None]:
+        """What is put within goes into the next commit, whatever that is of: both are durable then, or neither.
+
+        For values that belong to what is written next, and for those that a process which is killed can do without.
+        """
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+
+    def flush(self) -> None:
+        """A commit for what waits for one; nothing where nothing does."""
+        if self._waiting:
+            with self._commit():
+                pass
 
     def digest(self) -> str:
         """SHA-256 over all rows in the order written: equal journals have equal digests."""
@@ -324,9 +331,12 @@ class Journal:
             raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
         try:
             self._database.execute("BEGIN IMMEDIATE")
+            for name, text in self._waiting.items():
+                self._keep(name, text)
             yield self._database
             self._point("journal.before_commit")
             self._database.execute("COMMIT")
+            self._waiting.clear()
         except (sqlite3.Error, OverflowError) as error:
             self._roll_back()
             raise JournalError(f"journal {self._path}: {error}; accepted is a disk with room and no other writer") from error
@@ -354,6 +364,36 @@ class Journal:
             yield
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise JournalError(f"journal {self._path}: the {what} cannot be read; accepted is what this program wrote") from error
+
+    def _keep(self, name: str, text: str) -> None:
+        self._database.execute(
+            "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
+        )
+
+    def _add_transaction(self, key: str, transaction: JournaledTransaction) -> None:
+        state, nonce = self._row(key)
+        if nonce is not None and nonce != transaction.nonce:
+            raise JournalError(f"transaction.nonce = {transaction.nonce}; accepted is {nonce}, the nonce of intent {key}")
+        if state in SETTLED:
+            raise JournalError(f"intent {key} is {state}; accepted is a transaction of an open intent")
+        self._database.execute(
+            "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                transaction.hash,
+                key,
+                transaction.kind,
+                transaction.nonce,
+                str(transaction.max_fee_wei),
+                str(transaction.priority_fee_wei),
+                str(transaction.base_fee_wei),
+                transaction.block_number,
+                self._clock.now(),
+                transaction.raw,
+            ),
+        )
+        if state is _S.WRITTEN:
+            self._database.execute("UPDATE intents SET nonce = ? WHERE key = ?", (transaction.nonce, key))
+            self._move(key, state, _S.SIGNED, transaction.block_number, "")
 
     def _row(self, key: str) -> tuple[IntentState, int | None]:
         found = self._read("SELECT state, nonce FROM intents WHERE key = ?", key)

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +81,8 @@ class Parts:
     earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended
     open_intents: Callable[[], list[str]] = list  # keys of what was journaled and has not ended
     next_nonce: Callable[[], int | None] = lambda: None
+    with_next_commit: Callable[[], AbstractContextManager[None]] = nullcontext  # around what may wait for the journal's next
+    flush: Callable[[], None] = lambda: None  # the commit of what waited for one in vain
     each_block: list[Callable[[ChainView], None]] = field(default_factory=list)  # a recorder, the limits' file, a clock
 
 
@@ -180,8 +183,9 @@ class Runner:
         if race := parts.sender.take_nonce_race():
             parts.gate.halt(race)
         self._tell(outcomes)
-        for outcome in outcomes:
-            self._ended(outcome)
+        with parts.with_next_commit():  # a process that is killed before is told of these outcomes again
+            for outcome in outcomes:
+                self._record(outcome)
         try:
             observation = parts.observer.advance(view, self._told)
         except NotObservable as error:
@@ -190,6 +194,12 @@ class Runner:
             self._told = {}
             if view.newest and not self._stopping:
                 await self._decide(view, observation)
+        for outcome in outcomes:  # after the decision, which does not wait for a log
+            self._report(outcome)
+        try:
+            parts.flush()
+        except LiveError as error:
+            raise Stopped(f"the journal could not be kept: {error}") from error
         self._show()
 
     async def _recover(self) -> None:
@@ -200,7 +210,8 @@ class Runner:
         found = await parts.sender.start()
         parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in found})
         for outcome in found:
-            self._ended(outcome)
+            self._record(outcome)
+            self._report(outcome)
         self._recovered = True
 
     def _tell(self, outcomes: list[Outcome]) -> None:
@@ -294,7 +305,8 @@ class Runner:
     async def _send(self, plan: Plan, order: Order, decision: Decision) -> tuple[str, str]:
         parts = self.parts
         started = time.perf_counter()
-        parts.gate.sent(order)
+        with parts.with_next_commit():  # that of the intent
+            parts.gate.sent(order)
         self._decided = dict([*self._decided.items(), (plan.key, plan.block_number)][-LATEST_DECISIONS:])
         self._keys[plan.key] = decision.own_bid
         self._unsent = None
@@ -318,12 +330,16 @@ class Runner:
         )
         return "allowed", state.value
 
-    def _ended(self, outcome: Outcome) -> None:
-        parts = self.parts
+    def _record(self, outcome: Outcome) -> None:
+        """The gate learns of an end."""
         per_eth = self._quote_per_eth()
-        unit = 10.0 ** parts.observer.watched[0].quote_decimals
-        parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
-        parts.tally.settled(outcome, per_eth)
+        unit = 10.0 ** self.parts.observer.watched[0].quote_decimals
+        self.parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
+
+    def _report(self, outcome: Outcome) -> None:
+        """Everybody else does."""
+        parts = self.parts
+        parts.tally.settled(outcome, self._quote_per_eth())
         for place, row in enumerate(self.rows):
             if row.block_number == self._decided.get(outcome.key) and row.state:
                 self.rows[place] = replace(row, state=outcome.state.value)

@@ -42,12 +42,12 @@ CRASH_POINTS = (
     "recover.after_never_signed",
     "recover.looked",
     "recover.end",
-    "send.before_written",
+    "send.begin",
+    "send.after_signed",
+    "journal.half_written",
     "journal.before_commit",
     "journal.after_commit",
     "send.after_written",
-    "send.after_signed",
-    "send.after_signed_journaled",
     "send.after_verdict",
     "send.after_answer",
     "send.end",
@@ -64,6 +64,7 @@ CRASH_POINTS = (
     "cancel.after_signed",
     "cancel.after_journaled",
     "cancel.after_answer",
+    "fill.after_written",
     "fill.after_journaled",
     "fill.after_answer",
     "reorg.before_taken_back",
@@ -83,8 +84,8 @@ class TransactionSigner(Protocol):
 class JournalSender:
     """What dry-run and live have in common: intents are journaled, the gate has the last word, outcomes are handed on.
 
-    An outcome is handed on again by a later process until ``settle`` is called once more: it may come twice across a crash, and
-    is never lost.
+    An outcome is handed on again by a later process until ``settle`` was called once more and the journal written since: it may
+    come twice across a crash, and is never lost.
     """
 
     def __init__(self, journal: Journal, clock: Clock, on_point: Callable[[str], None] = lambda name: None) -> None:
@@ -113,11 +114,6 @@ class JournalSender:
     async def close(self) -> None:
         """Let go of the journal."""
         self._journal.close()
-
-    def _write(self, plan: Plan) -> None:
-        self._point("send.before_written")
-        self._journal.write(plan)
-        self._point("send.after_written")
 
     def _passes(self, plan: Plan, still_allowed: Callable[[], Verdict]) -> bool:
         """The gate's last word; its refusal is the intent's end."""
@@ -156,9 +152,12 @@ class JournalSender:
         self._journal.move(plan.key, state, block_number, detail, outcome=outcome, block_hash=block_hash)
 
     def _acknowledge(self) -> None:
-        """Whoever took the last outcomes has come back: they need not be told again."""
+        """Whoever took the last outcomes has come back: they need not be told again. Not worth a commit of its own, as a process
+        that does not know of it tells them once more.
+        """
         if self._handed_on > self._reported:
-            self._journal.put(_REPORTED, self._handed_on)
+            with self._journal.with_next_commit():
+                self._journal.put(_REPORTED, self._handed_on)
             self._reported = self._handed_on
 
     def _hand_on(self) -> list[Outcome]:
@@ -250,7 +249,9 @@ class LiveSender(JournalSender):
 
     # ------------------------------------------------------------------------------------------------------ sending
     async def send(self, plan: Plan, still_allowed: Callable[[], Verdict]) -> IntentState:
-        """Write, sign, ask ``still_allowed`` and send. A plan that is in the journal is not sent again: its state is returned.
+        """Sign, write, ask ``still_allowed`` and send. A plan that is in the journal is not sent again: its state is returned.
+
+        The intent and its signed transaction are one commit: what waits in the journal for the next commit is durable with them.
 
         Raises LiveError before anything is written where the plan cannot be sent now, JournalError where it cannot be written.
         """
@@ -263,18 +264,18 @@ class LiveSender(JournalSender):
             raise LiveError(f"plan.to = {plan.to!r}; accepted is 0x and 40 hexadecimal digits")
         if self._count is None or self.busy:
             raise LiveError("an intent is open, or the account's nonce is not known yet; accepted is one intent at a time")
-        try:
-            self._write(plan)
-        except DuplicateIntent:
+        if self._journal.holds(plan.key):
             return self._journal.intent(plan.key).state
+        self._point("send.begin")
         try:
             signed = self._sign(plan, "original", self._count, plan.max_fee_wei, plan.priority_fee_wei, plan.block_number)
         except LiveError as error:
+            self._journal.write(plan)
             self._end(plan, _S.REFUSED, plan.block_number, f"not signed: {error}")
             return _S.REFUSED
         self._point("send.after_signed")
-        self._journal.add_transaction(plan.key, signed)
-        self._point("send.after_signed_journaled")
+        self._journal.write(plan, signed)
+        self._point("send.after_written")
         if not self._passes(plan, lambda: self._last_word(still_allowed)):
             return _S.REFUSED
         try:
@@ -590,9 +591,10 @@ class LiveSender(JournalSender):
                 priority_fee_wei=priority,
             )
             try:
-                self._write(plan)
+                self._journal.write(plan)
             except DuplicateIntent:  # begun by an earlier process; with the next block anew
                 continue
+            self._point("fill.after_written")
             signed = self._sign(plan, "cancel", nonce, plan.max_fee_wei, plan.priority_fee_wei, number)
             self._journal.add_transaction(plan.key, signed)
             self._point("fill.after_journaled")

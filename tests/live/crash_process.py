@@ -219,6 +219,7 @@ class Life:
             self.known[head.number] = head.hash
             view = ChainView(head, (), (), (), 0, None, (), depth if head is heads[0] else 0, head is heads[-1])
             self.outcomes += [asdict(one) for one in await self.sender.settle(view)]
+            self.journal.flush()
 
     async def rest(self) -> None:
         """Cheap blocks until nothing is open."""

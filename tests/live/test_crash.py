@@ -145,7 +145,9 @@ def test_nothing_goes_wrong_where_nobody_is_killed(workshop: Workshop, step: str
 def test_a_process_killed_at_a_point_is_taken_up_by_the_next(workshop: Workshop, point: str) -> None:
     job = workshop.job([WAYS.get(point.split(".")[0], "normal"), "normal"])
     if point.startswith("recover."):
-        assert workshop.run(replace(job, point="send.after_written"))[0]
+        # only what fills a gap is written before it is signed
+        left = {"steps": ["gap"], "point": "fill.after_written"} if "never_signed" in point else {"point": "send.after_written"}
+        assert workshop.run(replace(job, **left))[0]
     assert workshop.run(replace(job, point=point))[0], "the point was not passed"
     killed, told = workshop.run(job)
     assert not killed

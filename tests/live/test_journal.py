@@ -220,6 +220,49 @@ def test_the_store_returns_what_was_put(tmp_path_factory: pytest.TempPathFactory
     journal.close()
 
 
+def test_an_intent_and_its_transaction_are_one_commit(tmp_path: Path) -> None:
+    points: list[str] = []
+    journal = Journal(tmp_path / "journal.sqlite", SetClock(), on_point=points.append)
+    journal.write(plan_at(HEAD, 1), transaction(nonce=4))
+    assert points == ["journal.half_written", "journal.before_commit", "journal.after_commit"]
+    (intent,) = journal.open_intents()
+    assert intent.state is S.SIGNED and intent.nonce == 4 and intent.transactions == (transaction(nonce=4),)
+    with pytest.raises(JournalError):  # the very same transaction
+        journal.write(plan_at(HEAD, 2), transaction(nonce=4))
+    assert journal.open_intents() == [intent]
+
+
+def test_what_waits_for_the_next_commit_is_durable_with_it_or_not_at_all(journal: Journal, tmp_path: Path) -> None:
+    def kept() -> list[tuple[str, str]]:
+        with contextlib.closing(sqlite3.connect(tmp_path / "journal.sqlite")) as other:
+            return other.execute("SELECT name, value FROM store ORDER BY name").fetchall()
+
+    journal.put("gate", 0)
+    with journal.with_next_commit():
+        journal.put("gate", 1)
+        journal.put("reported", 7)
+    assert kept() == [("gate", "0")]
+    assert journal.get("gate") == 1 and journal.get("reported") == 7
+    journal.write(plan_at(HEAD, 1))
+    assert kept() == [("gate", "1"), ("reported", "7")]
+
+    with journal.with_next_commit():
+        journal.put("gate", 2)
+    with pytest.raises(DuplicateIntent):
+        journal.write(plan_at(HEAD, 1))
+    assert kept()[0] == ("gate", "1") and journal.get("gate") == 2
+    journal.put("gate", 3)  # in a hurry again, and newer than what waits
+    assert kept()[0] == ("gate", "3") and journal.get("gate") == 3
+
+    with journal.with_next_commit():
+        journal.put("gate", 4)
+    journal.flush()
+    assert kept()[0] == ("gate", "4")
+    before = journal._database.total_changes
+    journal.flush()
+    assert journal._database.total_changes == before
+
+
 # what may follow what, as sentences of the issue would have it: written twice on purpose
 FOLLOWS = {
     S.WRITTEN: {S.SIGNED, S.REFUSED, S.DRY},

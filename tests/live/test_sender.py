@@ -76,7 +76,9 @@ class Bench:
         self.open()
 
     def mine(self) -> list[Outcome]:
-        return asyncio.run(self.sender.settle(self.chain.mine()))
+        outcomes = asyncio.run(self.sender.settle(self.chain.mine()))
+        self.journal.flush()
+        return outcomes
 
     def start(self) -> list[Outcome]:
         return asyncio.run(self.sender.start())
@@ -586,6 +588,7 @@ def test_outcomes_are_handed_on_again_until_they_are_received(tmp_path: Path) ->
         (outcome,) = asyncio.run(dry.settle(chain.mine()))
         if received:
             asyncio.run(dry.settle(chain.mine()))
+            journal.flush()
         journal.close()
         journal = Journal(path, clock)
         assert asyncio.run(DrySender(journal, clock).start()) == ([] if received else [outcome])

@@ -296,6 +296,8 @@ class World:
             simulate=simulate_plan,
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
             earlier=lambda: journal.outcomes(1_000),
+            with_next_commit=journal.with_next_commit,
+            flush=journal.flush,
         )
 
     def _before_block(self, count: int) -> None:
