@@ -24,7 +24,7 @@ def scripted_policy(seed: int, *, acting: Callable[[], float], public: float = 0
     """Wants the best (seldom the second best) route with probability ``acting()`` a block, and mostly is sure of it."""
     rng = random.Random(f"policy {seed}")
 
-    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
         actions = np.zeros((len(observations), len(ACTION)), np.int64)
         logits = np.zeros((len(observations), sum(_SIZES)), np.float32)
         for row in range(len(observations)):
@@ -36,7 +36,7 @@ def scripted_policy(seed: int, *, acting: Callable[[], float], public: float = 0
             actions[row, _PLACES["channel"]] = int(rng.random() < public)
             for component, choice in enumerate(actions[row]):
                 logits[row, _STARTS[component] + choice] = 8.0 if rng.random() < 0.95 else 0.5
-        return logits, actions
+        return logits, actions, bool(np.isfinite(observations).all())
 
     return Policy(_manifest(), DEFINITION, run)
 
