@@ -39,6 +39,7 @@ from arbgym.live.settings import Settings
 from arbgym.live.snapshot import Mode, PolicyRow
 from arbgym.live.tally import Tally
 from arbgym.live.terms import (
+    Call,
     ChainView,
     Channel,
     Clock,
@@ -118,7 +119,7 @@ class MeteredEndpoint:
         """As the endpoint's."""
         return await self._counted(method, lambda: self._endpoint.request(method, parameters))
 
-    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+    async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """As the endpoint's; counted as one request by the name of its first."""
         found: list[Any] = await self._counted(calls[0][0] if calls else "batch", lambda: self._endpoint.batch(calls))
         return found
@@ -236,6 +237,8 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 bump_percent=settings.fees.bump_percent,
                 halted=lambda: kill.engaged() or gate.state is GateState.HALTED,
             )
+            if isinstance(feed, ChainFeed):
+                feed.asks_along = sender.questions
         else:
             sender = DrySender(journal, clock)
         stack.push_async_callback(sender.close)

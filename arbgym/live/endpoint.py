@@ -20,14 +20,12 @@ from websockets.asyncio.client import connect as open_socket
 from websockets.exceptions import WebSocketException
 
 from arbgym.live.plain_json import load_json
-from arbgym.live.terms import Clock, Endpoint, Refused, Unknown
+from arbgym.live.terms import Call, Clock, Endpoint, Refused, Unknown
 
 _BATCH = 100  # requests in one HTTP post: what the stricter providers take
 _MOST_BYTES = 64 * 2**20  # of one message
 _SHOWN = 300  # characters of a node's words that are kept
 _JSON = {"Content-Type": "application/json"}
-
-Call = tuple[str, Sequence[Any]]
 
 
 class LocatedEndpoint(Endpoint, Protocol):

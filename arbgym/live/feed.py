@@ -9,7 +9,7 @@ every ``check_every_blocks`` blocks (and at once where the filter and the logs d
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -33,6 +33,7 @@ from arbgym.live.prices import mid_price
 from arbgym.live.reference import PoolReference, ReferenceSource
 from arbgym.live.rivals import find_cycles, rival_trade
 from arbgym.live.terms import (
+    Call,
     ChainView,
     Clock,
     Endpoint,
@@ -123,6 +124,8 @@ class ChainFeed:
                 raise ValueError(
                     f"pool {pool.name}: tokens = {pool.base}, {pool.quote}; accepted are those of {self._watched[0].name}"
                 )
+        self.asks_along: Callable[[], Sequence[Call]] = tuple
+        """more to ask with each block, in the same request; for ``ChainView.along``"""
         self._endpoint, self._clock, self._reader = endpoint, clock, CallReader(endpoint)
         self._chain_id, self._lenders, self._account = chain_id, tuple(lenders), account
         self._reference, self._coin, self._coin_price = reference, coin, coin_price
@@ -273,7 +276,7 @@ class ChainFeed:
         check = head.number % self._check_every_blocks == 0
         reads = self._book.price_reads(self._everything) if check else []
         funds = list(self._fund_requests(head.hash))
-        answers = await self._endpoint.batch(
+        answers, along = await self._ask(
             [
                 ("eth_getLogs", [self._filter | {"blockHash": head.hash}]),
                 *funds,
@@ -292,22 +295,41 @@ class ChainFeed:
             self._book.check(self._everything, prices, states, head)
         if not agree and step.touched:
             self._trust_bloom = header.logs_bloom is not None and self._blooms(header.logs_bloom) >= step.touched
-        rivals = await self._rivals(step.swaps, states, head)
+        receipts = {parameters[0]: told for (method, parameters), told in along if method == "eth_getTransactionReceipt"}
+        rivals = await self._rivals(step.swaps, states, head, receipts)
 
         self._coming.popleft()
         self._book.commit(head, states)
         self._remember(head)
         flow = tuple(self._flow(step.swaps, index) for index in self._everything)
-        return self._view(head, flow, lenders, balance, rivals)
+        return self._view(head, flow, lenders, balance, rivals, along)
+
+    async def _ask(self, calls: Sequence[Call]) -> tuple[list[Any], tuple[tuple[Call, Any], ...]]:
+        """Answers to the feed's own requests, and what was asked along with them."""
+        along = list(self.asks_along())
+        try:
+            answers = await self._endpoint.batch([*calls, *along])
+        except Refused:
+            if not along:
+                raise
+            # a refusal names none of a batch's requests: what others asked must not keep the feed from its block
+            return await self._endpoint.batch(calls), ()
+        return answers[: len(calls)], tuple(zip(along, answers[len(calls) :], strict=True))
 
     def _view(
-        self, head: Head, flow: tuple[float, ...], lenders: tuple[int, ...], balance: int, rivals: tuple[RivalTrade, ...]
+        self,
+        head: Head,
+        flow: tuple[float, ...],
+        lenders: tuple[int, ...],
+        balance: int,
+        rivals: tuple[RivalTrade, ...],
+        along: tuple[tuple[Call, Any], ...] = (),
     ) -> ChainView:
         if isinstance(self._reference, PoolReference):
             self._reference.observe(head, self._book.pools, self._watched)
         depth, self._reorg_depth = self._reorg_depth, 0
         return ChainView(
-            head, self._book.pools, flow, lenders, balance, self._outside_price(), rivals, depth, newest=not self._coming
+            head, self._book.pools, flow, lenders, balance, self._outside_price(), rivals, depth, not self._coming, along
         )
 
     def _outside_price(self) -> Reference | None:
@@ -369,11 +391,19 @@ class ChainFeed:
         )
         return balance, lenders
 
-    async def _rivals(self, swaps: Sequence[PoolSwap], states: Sequence[Held], head: Head) -> tuple[RivalTrade, ...]:
+    async def _rivals(
+        self, swaps: Sequence[PoolSwap], states: Sequence[Held], head: Head, known: Mapping[str, Any]
+    ) -> tuple[RivalTrade, ...]:
+        """Cycles in the block's swaps; ``known`` receipts (our own transactions' among them) are not asked for again."""
         cycles = find_cycles(swaps)
         if not cycles:
             return ()
-        receipts = await self._endpoint.batch([("eth_getTransactionReceipt", [cycle.transaction]) for cycle in cycles])
+        told = dict(known)
+        missing = [cycle.transaction for cycle in cycles if known.get(cycle.transaction) is None]
+        if missing:
+            answers = await self._endpoint.batch([("eth_getTransactionReceipt", [transaction]) for transaction in missing])
+            told |= zip(missing, answers, strict=True)
+        receipts = [told[cycle.transaction] for cycle in cycles]
         if None in receipts:
             raise Unknown("eth_getTransactionReceipt", "malformed", "a mined transaction has none yet")
         reference = self._outside_price()

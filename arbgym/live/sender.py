@@ -13,6 +13,7 @@ from arbgym.live.channels import Answer, SendingChannel
 from arbgym.live.journal import DuplicateIntent, Intent, Journal, JournaledTransaction, TransactionKind
 from arbgym.live.receipts import Receipt, quantity, read_receipt
 from arbgym.live.terms import (
+    Call,
     ChainView,
     Channel,
     Clock,
@@ -352,8 +353,8 @@ class LiveSender(JournalSender):
             )
             self._reconciled = False
         try:
-            await self._settle_open(head.number, head.hash, head.base_fee_wei)
-            if view.newest:
+            await self._settle_open(head.number, head.hash, head.base_fee_wei, view.along)
+            if view.newest and self._journal.busy:
                 await self._fill_gaps(head.number, head.hash)
                 await self._hurry(head.number)
             self.trouble = self._dear_cancellations()
@@ -362,22 +363,29 @@ class LiveSender(JournalSender):
         self._point("settle.end")
         return self._hand_on()
 
-    async def _settle_open(self, number: int, block_hash: str, base_fee_wei: int) -> None:
+    def questions(self) -> list[Call]:
+        """What ``settle`` will have to ask about the open intents: a feed that asks it along with a block's own requests
+        (``ChainView.along``) saves the time of one more.
+        """
+        return self._questions(self._journal.open_intents())
+
+    async def _settle_open(self, number: int, block_hash: str, base_fee_wei: int, along: Sequence[tuple[Call, Any]] = ()) -> None:
         self._base_fee_wei = self._base_fees[block_hash] = base_fee_wei
         for old in list(self._base_fees)[:-WATCHED_BLOCKS]:
             del self._base_fees[old]
         if not self._reconciled:
             await self._review(number)
         self._count = None
-        newest, count, receipts = await self._look(number, self._journal.open_intents())
-        if count < self._journal.next_nonce:
+        opened = self._journal.open_intents()
+        newest, count, receipts = await self._look(number, opened, along)
+        known = self._journal.next_nonce
+        if count < known:
             # a reorganisation that the feed will tell of, or another chain than the journal's
-            known = self._journal.next_nonce
             raise Unknown(
                 "eth_getTransactionCount", "malformed", f"{count}; accepted is at least {known}, which the journal saw mined"
             )
         self._point("settle.looked")
-        for intent in self._journal.open_intents():
+        for intent in opened:
             if not await self._settled_by_receipt(intent, number, block_hash, receipts):
                 await self._settle_unmined(intent, number, count, newest)
         await self._explain(number, count)
@@ -448,7 +456,7 @@ class LiveSender(JournalSender):
 
     async def _explain(self, number: int, count: int) -> None:
         """Look in the journal for who used nonces that it takes for free: a builder may not keep to a bundle's block."""
-        given_up = self._journal.given_up(self._explained, count)
+        given_up = self._journal.given_up(self._explained, count) if self._explained < count else []
         if given_up:
             _, _, receipts = await self._look(number, given_up)
             self._take_back([intent for intent in given_up if _block_of(intent, receipts) is not None], number)
@@ -473,15 +481,24 @@ class LiveSender(JournalSender):
         self._end(plan, state, number, detail, **amounts)
         self._point("settle.after_end")
 
-    async def _look(self, number: int, intents: Sequence[Intent]) -> tuple[int, int, dict[str, Receipt]]:
-        """(the node's newest block, the account's transactions on chain, receipts by hash). Raises Unknown without the block."""
-        hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
-        calls: list[tuple[str, list[Any]]] = [
+    def _questions(self, intents: Sequence[Intent]) -> list[Call]:
+        return [
             ("eth_blockNumber", []),
             ("eth_getTransactionCount", [self._signer.address, "latest"]),
-            *(("eth_getTransactionReceipt", [digest]) for digest in hashes),
+            *(("eth_getTransactionReceipt", [one.hash]) for intent in intents for one in intent.transactions),
         ]
-        answers = await self._endpoint.batch(calls)
+
+    async def _look(
+        self, number: int, intents: Sequence[Intent], along: Sequence[tuple[Call, Any]] = ()
+    ) -> tuple[int, int, dict[str, Receipt]]:
+        """(the node's newest block, the account's transactions on chain, receipts by hash). Raises Unknown without the block.
+
+        ``along`` is used where it answers just these questions, else the node is asked.
+        """
+        hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
+        calls = self._questions(intents)
+        answered = [call for call, _ in along] == calls
+        answers = [answer for _, answer in along] if answered else await self._endpoint.batch(calls)
         try:
             newest, count = quantity(answers[0]), quantity(answers[1])
         except (ValueError, IndexError):

@@ -7,7 +7,7 @@ Times are Unix seconds, UTC. Amounts named ``raw`` are integers in a token's sma
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -15,6 +15,8 @@ from arbgym.amm import ConcentratedPool, ConstantProductPool
 
 PoolModel = ConstantProductPool | ConcentratedPool
 Channel = Literal["private", "public"]
+Call = tuple[str, Sequence[Any]]
+"""A request to a node: method and parameters."""
 
 
 # ------------------------------------------------------------------------------------------------------ what went wrong
@@ -135,6 +137,8 @@ class ChainView:
     rivals: tuple[RivalTrade, ...] = ()
     reorg_depth: int = 0  # blocks of the former chain that this one and its successors replace
     newest: bool = True  # no later block was known when this one was handed on: only then is anything decided
+    # what somebody else had the feed ask along with the block's own requests, and the node's answers, as they came
+    along: tuple[tuple[Call, Any], ...] = field(default=(), compare=False, repr=False)
 
 
 class Feed(Protocol):
@@ -170,7 +174,7 @@ class Endpoint(Protocol):
     async def request(self, method: str, parameters: Sequence[Any]) -> Any:
         """The result. Raises Refused for a structured error, Unknown for anything else that is no answer."""
 
-    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+    async def batch(self, calls: Sequence[Call]) -> list[Any]:
         """Results of several requests in their order; raises as ``request`` does if any has none."""
 
     async def next_head(self, timeout_s: float) -> dict[str, Any]:

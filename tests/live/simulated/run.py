@@ -255,17 +255,30 @@ class World:
                 max_fee_wei=plan.max_fee_wei,
             )
 
+        feed = ChainFeed(
+            self.endpoint,
+            self.clock,
+            chain_id=CHAIN_ID,
+            pools=POOLS,
+            lenders=lenders,
+            account=ACCOUNT,
+            reference=SimulatedReference(self),
+            window_words=1,
+        )
+        sender = LiveSender(
+            self.endpoint,
+            channels,
+            journal,
+            SimulatedSigner(),
+            self.clock,
+            chain_id=CHAIN_ID,
+            quote_token=QUOTE,
+            maximum_fee_wei=MAXIMUM_FEE_WEI,
+            halted=lambda: self.kill.engaged() or gate.state is GateState.HALTED,
+        )
+        feed.asks_along = sender.questions
         return Parts(
-            feed=ChainFeed(
-                self.endpoint,
-                self.clock,
-                chain_id=CHAIN_ID,
-                pools=POOLS,
-                lenders=lenders,
-                account=ACCOUNT,
-                reference=SimulatedReference(self),
-                window_words=1,
-            ),
+            feed=feed,
             observer=observer,
             decider=Decider(self.policy, observer),
             planner=Planner(
@@ -278,17 +291,7 @@ class World:
             ),
             gate=gate,
             kill=self.kill,
-            sender=LiveSender(
-                self.endpoint,
-                channels,
-                journal,
-                SimulatedSigner(),
-                self.clock,
-                chain_id=CHAIN_ID,
-                quote_token=QUOTE,
-                maximum_fee_wei=MAXIMUM_FEE_WEI,
-                halted=lambda: self.kill.engaged() or gate.state is GateState.HALTED,
-            ),
+            sender=sender,
             clock=self.clock,
             metrics=_metrics(self.loop),
             tally=Tally(6),
