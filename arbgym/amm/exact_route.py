@@ -20,6 +20,7 @@ from arbgym.amm.tick_math import MAX_SQRT_RATIO, MIN_SQRT_RATIO
 Pool = ConstantProductPool | ConcentratedPool
 
 NEIGHBOURS = 20  # units of each token tried on either side of the crossing
+_PATIENCE = 3  # false positions that may leave more than half of the bracket before it is halved
 _PRECISION = 36  # profit is flat at the top: a size off by a share e loses the share e^2
 _MOST = 1 << 254
 _SLACK = 1e-9  # of a log price: walk a little past the point of no gain rather than stop short of it
@@ -101,22 +102,26 @@ def _crossing(buy: Pool, sell: Pool, sells_zero: bool, capacity: int) -> int:
     edge_low, edge_high = edge(low), edge(high)
     if edge_low <= 0.0 or edge_high >= 0.0:
         return low if edge_low <= 0.0 else high
-    halve = False  # after a false position that left more than half of the bracket
-    while high - low > max(1, low >> _PRECISION):
-        width = high - low
-        if high > 4 * low:
-            middle = isqrt(low * high)
-        elif halve:
-            middle = low + width // 2
+    moved = 0  # which end the last position replaced: 1 the low one, -1 the high one
+    slow = 0  # positions in a row that left more than half of the bracket
+    while (width := high - low) > (least := max(1, low >> _PRECISION)):
+        if slow == _PATIENCE:
+            middle, moved = isqrt(low * high) if high > 4 * low else low + width // 2, 0
         else:
             middle = low + int(width * (edge_low / (edge_low - edge_high)))
-            middle = min(max(middle, low + 1), high - 1)
+            # beside an end by what is still of interest, the crossing lies between most often
+            middle = min(max(middle, low + least), high - least)
         value = edge(middle)
+        # Illinois: the end that stays a second time counts half, which draws the next position to its side
         if value > 0.0:
             low, edge_low = middle, value
+            edge_high *= 0.5 if moved > 0 else 1.0
+            moved = 1
         else:
             high, edge_high = middle, value
-        halve = not halve and 2 * (high - low) > width
+            edge_low *= 0.5 if moved < 0 else 1.0
+            moved = -1
+        slow = slow + 1 if 2 * (high - low) > width and slow < _PATIENCE else 0
     return low
 
 
