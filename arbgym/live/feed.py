@@ -209,6 +209,8 @@ class ChainFeed:
 
     async def _path_to(self, header: Header) -> list[Header]:
         """Headers from the successor of a block that was taken (or that stands below all of them) to ``header``."""
+        if header.head.parent_hash == self._book.head.hash and header.head.number == self._book.head.number + 1:
+            return [header]
         taken = {hash_: number for number, hash_ in self._hashes.items()} | {head.hash: head.number for head in self._book.heads}
         newest = self._book.head.number
         first = next(iter(self._hashes), newest + 1)  # the lowest block handed on

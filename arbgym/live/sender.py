@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from eth_utils.address import is_hex_address, to_checksum_address
+from eth_utils.address import is_hex_address
 
 from arbgym.live.channels import Answer, SendingChannel
 from arbgym.live.journal import DuplicateIntent, Intent, Journal, JournaledTransaction, TransactionKind
@@ -312,7 +312,7 @@ class LiveSender(JournalSender):
             "type": 2,
             "chainId": self._chain_id,
             "nonce": nonce,
-            "to": self._signer.address if cancels else to_checksum_address(plan.to),
+            "to": self._signer.address if cancels else plan.to,
             "value": 0,
             "data": "0x" if cancels else plan.data,
             "gas": CANCEL_GAS if cancels else plan.gas_limit,

@@ -18,7 +18,6 @@ from typing import Any, NoReturn
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_keys.datatypes import PrivateKey
-from eth_utils.address import is_checksum_address
 from eth_utils.crypto import keccak
 from rlp import encode
 
@@ -27,6 +26,7 @@ from arbgym.live.terms import LiveError
 PRIVATE_KEY = "ARBGYM_PRIVATE_KEY"
 PASSWORD = "ARBGYM_KEYSTORE_PASSWORD"
 _TYPE_2 = b"\x02"
+_ADDRESS_BYTES = 20
 _FIELDS = frozenset(("type", "chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas", "to", "value", "data"))
 
 
@@ -88,11 +88,12 @@ def _signed(transaction: Mapping[str, Any], key: PrivateKey) -> bytes:
 
     ``transaction`` has just _FIELDS. Raises ValueError and others for values that are none.
     """
-    if transaction["type"] != 2 or not is_checksum_address(transaction["to"]):
+    to = _bytes(transaction["to"])
+    if transaction["type"] != 2 or len(to) != _ADDRESS_BYTES:
         raise ValueError
     fields: list[Any] = [
         *(_number(transaction[name]) for name in ("chainId", "nonce", "maxPriorityFeePerGas", "maxFeePerGas", "gas")),
-        _bytes(transaction["to"]),
+        to,
         _number(transaction["value"]),
         _bytes(transaction["data"]),
         [],
