@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,8 @@ CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 # The first version had a table of decisions, which nobody read, and no index of what is open.
 _FROM_VERSION_1 = f"DROP TABLE decisions; {_OPEN_INDEX}"
+_PLAN = tuple(field.name for field in fields(Plan))
+_JOINED = "joined"  # the savepoint of what joins an open transaction
 _TABLES = ("intents", "transactions", "transitions", "store")
 
 
@@ -121,13 +123,11 @@ class Journal:
 
     Every method that writes is one commit, durable when it returns, and raises JournalError (with nothing written) where the
     disk is full, the file damaged, moved or closed, or the change of state one that cannot be; those that read raise it too.
-    The one exception is what is put ``with_next_commit``, which saves a commit of its own. ``on_point`` is called around each
-    commit.
+    The one exception is what is written ``with_next_commit``. ``on_point`` is called around each commit.
     """
 
     def __init__(self, path: Path, clock: Clock, *, on_point: Callable[[str], None] = lambda name: None) -> None:
         self._path, self._clock, self._point = path, clock, on_point
-        self._waiting: dict[str, str] = {}  # of the store, for the next commit
         self._waits = False
         self._lock = _lock(path)
         try:
@@ -173,7 +173,7 @@ class Journal:
                 raise DuplicateIntent(f"plan.key = {plan.key}: this plan is in the journal already; accepted is each plan once")
             database.execute(
                 "INSERT INTO intents (key, plan, channel, state) VALUES (?, ?, ?, ?)",
-                (plan.key, json.dumps(asdict(plan)), plan.channel, _S.WRITTEN),
+                (plan.key, json.dumps({name: getattr(plan, name) for name in _PLAN}), plan.channel, _S.WRITTEN),
             )
             self._append(plan.key, None, _S.WRITTEN, plan.block_number, "", None)
             if transaction is not None:
@@ -280,8 +280,6 @@ class Journal:
     # ------------------------------------------------------------------------------------------------------- store
     def get(self, name: str) -> Any:
         """The value stored under this name, None where there is none."""
-        if name in self._waiting:
-            return json.loads(self._waiting[name])
         found = self._read("SELECT value FROM store WHERE name = ?", name)
         if not found:
             return None
@@ -291,17 +289,17 @@ class Journal:
     def put(self, name: str, value: Any) -> None:
         """Store a value that JSON can hold."""
         text = json.dumps(value, sort_keys=True)
-        if self._waits:
-            self._waiting[name] = text
-            return
-        with self._commit():
-            self._keep(name, text)
+        with self._commit() as database:
+            database.execute(
+                "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
+            )
 
+    # ------------------------------------------------------------------------------------------------------ commits
     @contextmanager
     def with_next_commit(self) -> Iterator[None]:
-        """What is put within goes into the next commit, whatever that is of: both are durable then, or neither.
+        """What is written within can be read at once, and is durable with the next commit, whatever that is of.
 
-        For values that belong to what is written next, and for those that a process which is killed can do without.
+        For what belongs to that which is written next, and for what a process that was killed finds out again.
         """
         self._waits = True
         try:
@@ -311,7 +309,7 @@ class Journal:
 
     def flush(self) -> None:
         """A commit for what waits for one; nothing where nothing does."""
-        if self._waiting:
+        if self._database.in_transaction:
             with self._commit():
                 pass
 
@@ -330,26 +328,37 @@ class Journal:
         if _place(self._path) != self._place:
             raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            for name, text in self._waiting.items():
-                self._keep(name, text)
+            # what waits is a transaction that is open still: this one goes on with it, and fails without it
+            joining = self._database.in_transaction
+            self._database.execute(f"SAVEPOINT {_JOINED}" if joining else "BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        try:
             yield self._database
+            if self._waits:
+                if joining:
+                    self._database.execute(f"RELEASE {_JOINED}")
+                return
             self._point("journal.before_commit")
             self._database.execute("COMMIT")
-            self._waiting.clear()
         except (sqlite3.Error, OverflowError) as error:
-            self._roll_back()
-            raise JournalError(f"journal {self._path}: {error}; accepted is a disk with room and no other writer") from error
+            self._roll_back(joining)
+            raise self._failed(error) from error
         except BaseException:
-            self._roll_back()
+            self._roll_back(joining)
             raise
         self._point("journal.after_commit")
 
-    def _roll_back(self) -> None:
+    def _failed(self, error: Exception) -> JournalError:
+        return JournalError(f"journal {self._path}: {error}; accepted is a disk with room and no other writer")
+
+    def _roll_back(self, joining: bool) -> None:
         # SQLite has rolled back by itself after some errors, a full disk among them; what is closed or broken has nothing to keep
         with suppress(sqlite3.Error):
             if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+                self._database.execute(f"ROLLBACK TO {_JOINED}" if joining else "ROLLBACK")
+                if joining:
+                    self._database.execute(f"RELEASE {_JOINED}")
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:
@@ -364,11 +373,6 @@ class Journal:
             yield
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise JournalError(f"journal {self._path}: the {what} cannot be read; accepted is what this program wrote") from error
-
-    def _keep(self, name: str, text: str) -> None:
-        self._database.execute(
-            "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
-        )
 
     def _add_transaction(self, key: str, transaction: JournaledTransaction) -> None:
         state, nonce = self._row(key)

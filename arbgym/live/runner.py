@@ -167,7 +167,6 @@ class Runner:
         for each in parts.each_block:
             each(view)
         self._taken_s = parts.clock.monotonic()  # after a replay's clock went on to the block
-        parts.metrics.view(view, self.pools(), paying=parts.pays_gas)
         parts.gate.head(float(view.head.timestamp))
         try:
             if not self._recovered:
@@ -194,13 +193,14 @@ class Runner:
             self._told = {}
             if view.newest and not self._stopping:
                 await self._decide(view, observation)
-        for outcome in outcomes:  # after the decision, which does not wait for a log
+        # after the decision, which waits for no log and no figure
+        for outcome in outcomes:
             self._report(outcome)
         try:
             parts.flush()
         except LiveError as error:
             raise Stopped(f"the journal could not be kept: {error}") from error
-        self._show()
+        self._show(view)
 
     async def _recover(self) -> None:
         """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""
@@ -354,8 +354,9 @@ class Runner:
             tip_wei=str(outcome.tip_wei),
         )
 
-    def _show(self) -> None:
+    def _show(self, view: ChainView) -> None:
         gate = self.parts.gate
+        self.parts.metrics.view(view, self.pools(), paying=self.parts.pays_gas)
         killed = self.parts.kill.engaged()
         self.parts.metrics.sending(len(self.parts.open_intents()), self.parts.next_nonce(), self.parts.sender.chain_nonce)
         self.parts.metrics.gate(gate.state.value, killed, gate.drawdown, gate.exposure_eth, gate.equity_eth, gate.status())

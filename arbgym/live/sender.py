@@ -153,11 +153,9 @@ class JournalSender:
         self._journal.move(plan.key, state, block_number, detail, outcome=outcome, block_hash=block_hash)
 
     def _acknowledge(self) -> None:
-        """Whoever took the last outcomes has come back: they need not be told again. Not worth a commit of its own, as a process
-        that does not know of it tells them once more.
-        """
+        """Whoever took the last outcomes has come back: they need not be told again."""
         if self._handed_on > self._reported:
-            with self._journal.with_next_commit():
+            with self._journal.with_next_commit():  # a process that is killed before tells them once more
                 self._journal.put(_REPORTED, self._handed_on)
             self._reported = self._handed_on
 
@@ -354,10 +352,11 @@ class LiveSender(JournalSender):
             self._reconciled = False
         try:
             await self._settle_open(head.number, head.hash, head.base_fee_wei, view.along)
-            if view.newest and self._journal.busy:
+            busy = self._journal.busy
+            if view.newest and busy:
                 await self._fill_gaps(head.number, head.hash)
                 await self._hurry(head.number)
-            self.trouble = self._dear_cancellations()
+            self.trouble = self._dear_cancellations() if busy else ""
         except (Unknown, Refused) as error:
             self.trouble = str(error)  # nothing is assumed; the next block asks again
         self._point("settle.end")
@@ -478,7 +477,8 @@ class LiveSender(JournalSender):
     def _settled(self, plan: Plan, state: IntentState, number: int, detail: str, **amounts: Any) -> None:
         self._taken.pop(plan.key, None)
         self._point("settle.before_end")
-        self._end(plan, state, number, detail, **amounts)
+        with self._journal.with_next_commit():  # a process that is killed before finds the same end
+            self._end(plan, state, number, detail, **amounts)
         self._point("settle.after_end")
 
     def _questions(self, intents: Sequence[Intent]) -> list[Call]:

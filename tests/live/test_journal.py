@@ -258,9 +258,15 @@ def test_what_waits_for_the_next_commit_is_durable_with_it_or_not_at_all(journal
         journal.put("gate", 4)
     journal.flush()
     assert kept()[0] == ("gate", "4")
-    before = journal._database.total_changes
-    journal.flush()
-    assert journal._database.total_changes == before
+
+    journal.write(plan_at(HEAD, 3), transaction(nonce=5, number=1))
+    with journal.with_next_commit():
+        journal.move(plan_at(HEAD, 3).key, S.MINED, 7, outcome=end(plan_at(HEAD, 3).key, S.MINED), block_hash="0xb")
+        journal.put("gate", 5)
+    assert journal.intent(plan_at(HEAD, 3).key).state is S.MINED and journal.outcomes()
+    journal.close()  # as a process that is killed
+    journal = Journal(tmp_path / "journal.sqlite", SetClock())
+    assert journal.intent(plan_at(HEAD, 3).key).state is S.SIGNED and journal.get("gate") == 4 and not journal.outcomes()
 
 
 # what may follow what, as sentences of the issue would have it: written twice on purpose

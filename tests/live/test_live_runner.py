@@ -20,13 +20,14 @@ pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"'
 pytest.importorskip("onnx", reason="the extra train is not installed")
 
 from arbgym.live.assemble import Options, assembled
+from arbgym.live.channels import Answer, PublicChannel
 from arbgym.live.clock import SystemClock
 from arbgym.live.deploy import deploy
 from arbgym.live.endpoint import connect
 from arbgym.live.executor import DRY_RUN_ADDRESS
 from arbgym.live.logs import Redactor
 from arbgym.live.signer import load_signer
-from arbgym.live.terms import LiveError
+from arbgym.live.terms import LiveError, Plan
 from tests.chain.anvil import Anvil
 from tests.chain.market import Market
 from tests.live.policies import quiet_config, save_policy
@@ -125,6 +126,31 @@ def test_live_profits_are_what_was_predicted_to_the_unit(slots: Anvil, key: str,
     assert runner.shown.totals.mined == len(mined) and runner.shown.mode == "live"
     assert runner.shown.totals.profit_quote == pytest.approx(gained / 1e6)
     assert pools.market.web3.eth.get_transaction_count(owner) == len(mined) + 1
+
+
+def test_what_is_sent_is_durable_with_the_gates_state_by_then(
+    slots: Anvil, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process's view of the journal at the very moment of each send."""
+    pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
+    policy = save_policy(tmp_path / "policy", seed=3, masked=True, prefer=PUBLIC)
+    settings = pools.settings(slots.url, tmp_path, executor=executor_of(slots.url), risk=WIDE, fees=FEES)
+    sent, ended = [], []
+    send = PublicChannel.send
+
+    async def seen(self: PublicChannel, raw: bytes, plan: Plan) -> Answer:
+        found = dict(rows(tmp_path / "journal.sqlite", "SELECT key, state FROM intents"))
+        assert found.pop(plan.key) == "signed" and set(found.values()) <= {"mined"}
+        assert (plan.key, raw) in rows(tmp_path / "journal.sqlite", "SELECT intent, raw FROM transactions")
+        ((text,),) = rows(tmp_path / "journal.sqlite", "SELECT value FROM store WHERE name = 'risk'")
+        assert list(json.loads(text)["open"]) == [plan.key]
+        sent.append(plan.key)
+        ended.append(len(found))
+        return await send(self, raw, plan)
+
+    monkeypatch.setattr(PublicChannel, "send", seen)
+    asyncio.run(take(Options(policy, settings, live=True), pools, 30))
+    assert len(sent) >= 5 and ended == list(range(len(sent)))
 
 
 def test_dry_run_differs_in_the_last_call_alone(slots: Anvil, tmp_path: Path) -> None:
