@@ -294,6 +294,14 @@ class Journal:
                 "INSERT INTO store VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, text)
             )
 
+    def digest(self) -> str:
+        """SHA-256 over all rows in the order written: equal journals have equal digests."""
+        total = hashlib.sha256()
+        for table in _TABLES:
+            for row in self._read(f"SELECT * FROM {table} ORDER BY rowid"):
+                total.update(repr((table, row)).encode())
+        return total.hexdigest()
+
     # ------------------------------------------------------------------------------------------------------ commits
     @contextmanager
     def with_next_commit(self) -> Iterator[None]:
@@ -309,17 +317,13 @@ class Journal:
 
     def flush(self) -> None:
         """A commit for what waits for one; nothing where nothing does."""
-        if self._database.in_transaction:
+        try:
+            waits = self._database.in_transaction
+        except sqlite3.Error as error:  # closed
+            raise self._failed(error) from error
+        if waits:
             with self._commit():
                 pass
-
-    def digest(self) -> str:
-        """SHA-256 over all rows in the order written: equal journals have equal digests."""
-        total = hashlib.sha256()
-        for table in _TABLES:
-            for row in self._read(f"SELECT * FROM {table} ORDER BY rowid"):
-                total.update(repr((table, row)).encode())
-        return total.hexdigest()
 
     # ------------------------------------------------------------------------------------------------------ within
     @contextmanager

@@ -265,6 +265,8 @@ def test_what_waits_for_the_next_commit_is_durable_with_it_or_not_at_all(journal
         journal.put("gate", 5)
     assert journal.intent(plan_at(HEAD, 3).key).state is S.MINED and journal.outcomes()
     journal.close()  # as a process that is killed
+    with pytest.raises(JournalError):
+        journal.flush()
     journal = Journal(tmp_path / "journal.sqlite", SetClock())
     assert journal.intent(plan_at(HEAD, 3).key).state is S.SIGNED and journal.get("gate") == 4 and not journal.outcomes()
 
