@@ -26,7 +26,7 @@ from arbgym.live.endpoint import LocatedEndpoint, connect
 from arbgym.live.feed import FLASH_SWAP_RAW, ChainFeed, WatchedLender, discover_pool
 from arbgym.live.prices import mid_price
 from arbgym.live.reference import PoolReference
-from arbgym.live.terms import ChainView, FeedBroken, FeedDown, LiveError, PoolModel, Refused, Unknown, WatchedPool
+from arbgym.live.terms import Call, ChainView, FeedBroken, FeedDown, LiveError, PoolModel, Refused, Unknown, WatchedPool
 from tests.chain.anvil import Anvil
 from tests.chain.market import Market
 
@@ -462,6 +462,32 @@ def tamper(world: World, story: Callable[[ChainFeed, Tampered], Awaitable[None]]
             await feed.close()
 
     asyncio.run(run())
+
+
+def test_what_others_ask_along_costs_no_request_and_keeps_nobody_from_a_block(world: World) -> None:
+    account = world.market.trader.address.lower()
+    asked: list[Call] = [("eth_getTransactionCount", [account, "latest"]), ("eth_blockNumber", [])]
+
+    async def story(feed: ChainFeed, node: Tampered) -> None:
+        before = node.requests
+        world.act()
+        alone = await feed.next()
+        needed = node.requests - before
+        assert alone.along == ()
+        feed.asks_along = lambda: asked
+        before = node.requests
+        world.anvil.mine()
+        view = await feed.next()
+        assert node.requests - before <= needed
+        assert [call for call, _ in view.along] == asked
+        assert [int(told, 16) for _, told in view.along][1] == view.head.number
+        # as a node that has no receipts yet refuses them
+        feed.asks_along = lambda: [("eth_noSuchMethod", [])]
+        world.anvil.mine()
+        view = await feed.next()
+        assert view.head.number == world.anvil.block_number and view.along == ()
+
+    tamper(world, story)
 
 
 def without_bloom(method: str, answer: Any) -> Any:

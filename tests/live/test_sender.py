@@ -109,6 +109,34 @@ def test_a_mined_plan_has_its_profit_gas_and_tip(bench: Bench, channel: str) -> 
     assert bench.mine() == []
 
 
+def test_what_a_feed_asked_along_is_not_asked_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    batch = bench.chain.batch
+
+    async def counted(calls: Any) -> Any:
+        asked.append(calls)
+        return await batch(calls)
+
+    def view_with_answers(questions: list[Any]) -> Any:
+        view = bench.chain.mine()
+        return replace(view, along=tuple(zip(questions, asyncio.run(batch(questions)), strict=True)))
+
+    monkeypatch.setattr(bench.chain, "batch", counted)
+    plan = plan_at(bench.chain.head, 20)
+    none_open = bench.sender.questions()
+    bench.send(plan)
+    questions = bench.sender.questions()
+    assert len(questions) == len(none_open) + 1
+    (outcome,) = asyncio.run(bench.sender.settle(view_with_answers(questions)))
+    assert (outcome.state, outcome.key, asked) == (S.MINED, plan.key, [])
+    asyncio.run(bench.sender.settle(view_with_answers(bench.sender.questions())))
+    assert bench.sender.chain_nonce == 1 and asked == []
+    # answers to other questions than those that there are now: the node is asked
+    bench.send(plan_at(bench.chain.head, 22))
+    (outcome,) = asyncio.run(bench.sender.settle(view_with_answers(none_open)))
+    assert outcome.state is S.MINED and len(asked) == 1
+
+
 def test_a_revert_pays_its_gas_and_earns_nothing(bench: Bench) -> None:
     bench.send(plan_at(bench.chain.head, 0, data=f"0x{7:064x}"))
     (outcome,) = bench.mine()
