@@ -47,6 +47,7 @@ class Perceptron:
         widths = [width for weights, _, activation in layers for width in (weights.shape[1], activation)]
         self._layers = np.array(widths, dtype=np.int64)
         self._ends = np.array(ends, dtype=np.int64)
+        self._all = np.ones((1, layers[-1][0].shape[1]), dtype=np.bool_)
         self._limits = np.array(limits, dtype=np.float32)
 
     def __call__(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
@@ -58,7 +59,7 @@ class Perceptron:
             raise GraphError(f"observations of {observations.shape[1]} fields; accepted are {self._fields}")
         logits, finite = _logits(np.ascontiguousarray(observations), self._numbers, self._layers)
         if len(self._ends):
-            return logits, _greatest(logits, self._ends), finite
+            return logits, greatest_allowed(logits, self._all, self._ends), finite
         return logits, np.clip(logits, self._limits[0], self._limits[1]), finite
 
 
@@ -102,18 +103,27 @@ def _logits(observations, numbers, layers):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _greatest(logits, ends):  # type: ignore[no-untyped-def]
-    """The place (N, A) of the greatest of each part of a row; of equal ones the first, as ArgMax has it."""
+def _greatest(logits, masks, ends):  # type: ignore[no-untyped-def]
     places = np.empty((len(logits), len(ends)), dtype=np.int64)
     for row in range(len(logits)):
+        allowed = masks[min(row, len(masks) - 1)]
         start = 0
         for part in range(len(ends)):
-            best = start
-            for j in range(start + 1, ends[part]):
-                if logits[row, j] > logits[row, best]:
-                    best = j
+            best, most = start, -np.inf
+            for j in range(start, ends[part]):
+                if allowed[j] and logits[row, j] > most:
+                    best, most = j, logits[row, j]
             places[row, part] = best - start
             start = ends[part]
+    return places
+
+
+def greatest_allowed(logits: NDArray[np.float32], masks: NDArray[np.bool_], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place (N, A) of each part's greatest logit (N, L) among those that masks bool (N, L), or (1, L) for all rows, allow.
+
+    ``ends`` (A,) says where each part ends. Of equal ones the first is taken, as of a part in which nothing is allowed.
+    """
+    places: NDArray[np.int64] = _greatest(logits, masks, ends)
     return places
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 import arbgym
 from arbgym.engine import Definition, load_definition
 from arbgym.onnx_graph import Graph, GraphError, parse
-from arbgym.perceptron import perceptron_of
+from arbgym.perceptron import greatest_allowed, perceptron_of
 from arbgym.spec import ENCODINGS, Encoding, action_dtype, action_space, component_sizes, schema, schema_hash
 
 FORMAT = 3
@@ -45,13 +45,6 @@ class PolicyError(ValueError):
     """A policy directory, or an observation, that is refused; the message names the part, the value and what is
     accepted.
     """
-
-
-def greatest_allowed(logits: NDArray[np.float32], masks: NDArray[np.bool_], sizes: Sequence[int]) -> NDArray[np.int64]:
-    """The place (N, A) of each component's greatest logit (N, L) among those that masks bool (N, L) allow."""
-    allowed = np.where(masks, logits, -np.inf)
-    parts = np.split(allowed, np.cumsum(sizes)[:-1], axis=1)
-    return np.stack([part.argmax(axis=1) for part in parts], axis=1).astype(np.int64)
 
 
 class _Runner(Protocol):
@@ -81,6 +74,7 @@ class Policy:
         self._fields = len(definition.observation)
         self.component_sizes: list[int] = component_sizes(definition.action, self.encoding)
         """how many logits each component of an action has; none for the continuous encoding"""
+        self._ends = np.cumsum(self.component_sizes, dtype=np.int64)
 
     def evaluate(self, observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """Logits (N, L) and actions (N, A) for observations float32 (N, D); raises PolicyError on a number that
@@ -120,7 +114,7 @@ class Policy:
             raise PolicyError(
                 f"masks: {masks.shape} for {self.encoding} actions with logits {logits.shape}; accepted is one each"
             )
-        return logits, greatest_allowed(logits, masks, self.component_sizes)
+        return logits, greatest_allowed(logits, masks, self._ends)
 
 
 def save(

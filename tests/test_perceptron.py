@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arbgym.onnx_graph import Graph, GraphError, Node
-from arbgym.perceptron import perceptron_of
+from arbgym.perceptron import greatest_allowed, perceptron_of
 
 FIELDS = 5
 
@@ -107,6 +107,19 @@ def test_of_equal_logits_the_first_is_chosen() -> None:
     perceptron = perceptron_of(drawing.graph())
     assert perceptron is not None
     assert perceptron(np.ones((1, FIELDS), np.float32))[1].tolist() == [[0, 1]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rows=st.integers(0, 4), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4), seed=st.integers(0, 99), one=st.booleans()
+)
+def test_the_greatest_of_what_is_allowed_is_chosen(rows: int, sizes: list[int], seed: int, one: bool) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-2, 3, (rows, sum(sizes))).astype(np.float32)  # few values: many are equal
+    masks = rng.random((1 if one else rows, sum(sizes))) < 0.7
+    ends = np.cumsum(sizes)
+    expected = [part.argmax(1) for part in np.split(np.where(masks, logits, -np.inf), ends[:-1], axis=1)]
+    assert greatest_allowed(logits, masks, ends).tolist() == np.stack(expected, axis=1).tolist()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
