@@ -84,6 +84,8 @@ def _model(model: bytes) -> Graph:
     if graph.get(15):
         raise GraphError("the model holds sparse tensors; accepted are dense ones")
     weights = dict(_tensor(_bytes(part)) for part in graph.get(5, []))
+    if len(weights) != len(graph.get(5, [])):
+        raise GraphError("the model holds a tensor's name twice; accepted is once")
     nodes = []
     for part in graph.get(1, []):
         node = _node(_bytes(part))
@@ -120,6 +122,8 @@ def _node(part: bytes) -> Node:
     attributes = dict(_attribute(_bytes(raw)) for raw in fields.get(5, []))
     if len(attributes) != len(fields.get(5, [])):
         raise GraphError(f"operator {name} has an attribute twice; accepted is once")
+    if name != "Constant" and any(isinstance(value, np.ndarray) for value in attributes.values()):
+        raise GraphError(f"operator {name} has a tensor for an attribute; accepted are numbers, strings and lists of these")
     if name == TREES:
         try:
             attributes = {"trees": read_trees(attributes)}

@@ -360,6 +360,8 @@ def _check_golden(policy: Policy) -> None:
     found_logits, found_actions = policy.evaluate(observations)
     if found_logits.shape != logits.shape or found_actions.shape != actions.shape:
         raise PolicyError(f"golden: the model gives logits {found_logits.shape} and actions {found_actions.shape}")
+    if policy.component_sizes and logits.shape[1] != sum(policy.component_sizes):
+        raise PolicyError(f"golden: {logits.shape[1]} logits; accepted are {sum(policy.component_sizes)}, as the action has")
     width = int(np.prod(space.shape or (), dtype=np.int64)) or 1
     if actions.shape[1] != width or found_actions.dtype != actions.dtype:
         raise PolicyError(
@@ -382,7 +384,7 @@ def _numpy_runner(graph: Graph) -> _Runner:
             if perceptron is not None:
                 return perceptron(observations)
             return _guarded(lambda rows: tuple(graph.run({"observation": rows}).values()), observations)
-        except GraphError as error:
+        except (GraphError, TypeError) as error:  # logits that are no numbers
             raise PolicyError(f"{MODEL}: {error}") from error
 
     return run
@@ -406,7 +408,10 @@ def _onnxruntime_runner(model: bytes) -> _Runner:
         raise PolicyError("onnxruntime is not installed; install arbgym[live] or load with backend='numpy'") from error
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own errors have no class in common
+        raise PolicyError(f"{MODEL}: onnxruntime: {error}") from error
 
     def run(observations: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[Any], bool]:
         return _guarded(lambda rows: session.run(["logits", "action"], {"observation": rows}), observations)

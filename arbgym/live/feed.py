@@ -1,9 +1,10 @@
 """A chain's blocks as ``ChainView``s: heads, logs, reorganisations and lost blocks, in as few requests as can be.
 
-One batch per block: the logs of that very block by its hash, the account's balance and what the lenders hold. What could have
-been lost is found in three ways, and stops the feed instead of being healed: each V3 Swap's liquidity against the ticks that it
-crossed; the header's log filter, which names every pool that has an event; and prices and reserves read from the contracts
-every ``check_every_blocks`` blocks (and at once where the filter and the logs disagree).
+One batch per block: the logs of that very block by its hash, the account's balance, what the lenders hold, and what others want
+to know of it (``asks_along``). What could have been lost is found in three ways, and stops the feed instead of being healed:
+each V3 Swap's liquidity against the ticks that it crossed; the header's log filter, which names every pool that has an event;
+and prices and reserves read from the contracts every ``check_every_blocks`` blocks (and at once where the filter and the logs
+disagree).
 """
 
 from __future__ import annotations
@@ -311,10 +312,10 @@ class ChainFeed:
         along = list(self.asks_along())
         try:
             answers = await self._endpoint.batch([*calls, *along])
-        except Refused:
-            if not along:
+        except (Refused, Unknown) as error:
+            if not along or (isinstance(error, Unknown) and error.kind != "malformed"):
                 raise
-            # a refusal names none of a batch's requests: what others asked must not keep the feed from its block
+            # an error names none of a batch's requests: what others asked must not keep the feed from its block
             return await self._endpoint.batch(calls), ()
         return answers[: len(calls)], tuple(zip(along, answers[len(calls) :], strict=True))
 

@@ -123,12 +123,14 @@ class Journal:
 
     Every method that writes is one commit, durable when it returns, and raises JournalError (with nothing written) where the
     disk is full, the file damaged, moved or closed, or the change of state one that cannot be; those that read raise it too.
-    The one exception is what is written ``with_next_commit``. ``on_point`` is called around each commit.
+    The one exception is what is written ``with_next_commit``: where that commit fails, it is lost as well, and the journal takes
+    nothing more, as whoever wrote believes it there. ``on_point`` is called around each commit.
     """
 
     def __init__(self, path: Path, clock: Clock, *, on_point: Callable[[str], None] = lambda name: None) -> None:
         self._path, self._clock, self._point = path, clock, on_point
         self._waits = False
+        self._lost: JournalError | None = None  # why what waited for a commit is gone
         self._lock = _lock(path)
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
@@ -321,18 +323,20 @@ class Journal:
             waits = self._database.in_transaction
         except sqlite3.Error as error:  # closed
             raise self._failed(error) from error
-        if waits:
+        if waits or self._lost is not None:
             with self._commit():
                 pass
 
     # ------------------------------------------------------------------------------------------------------ within
     @contextmanager
     def _commit(self) -> Iterator[sqlite3.Connection]:
+        if self._lost is not None:
+            raise self._lost
         # SQLite would go on writing to a file that has no name any more, and the next process would know of nothing
         if _place(self._path) != self._place:
             raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
         try:
-            # what waits is a transaction that is open still: this one goes on with it, and fails without it
+            # what waits is a transaction that is open still: this one goes on with it, and takes back its own part where it fails
             joining = self._database.in_transaction
             self._database.execute(f"SAVEPOINT {_JOINED}" if joining else "BEGIN IMMEDIATE")
         except sqlite3.Error as error:
@@ -346,23 +350,26 @@ class Journal:
             self._point("journal.before_commit")
             self._database.execute("COMMIT")
         except (sqlite3.Error, OverflowError) as error:
-            self._roll_back(joining)
-            raise self._failed(error) from error
+            failed = self._failed(error)
+            self._roll_back(joining, failed)
+            raise failed from error
         except BaseException:
-            self._roll_back(joining)
+            self._roll_back(joining, None)
             raise
         self._point("journal.after_commit")
 
     def _failed(self, error: Exception) -> JournalError:
         return JournalError(f"journal {self._path}: {error}; accepted is a disk with room and no other writer")
 
-    def _roll_back(self, joining: bool) -> None:
+    def _roll_back(self, joining: bool, failed: JournalError | None) -> None:
         # SQLite has rolled back by itself after some errors, a full disk among them; what is closed or broken has nothing to keep
         with suppress(sqlite3.Error):
             if self._database.in_transaction:
                 self._database.execute(f"ROLLBACK TO {_JOINED}" if joining else "ROLLBACK")
                 if joining:
                     self._database.execute(f"RELEASE {_JOINED}")
+            elif joining:
+                self._lost = failed
 
     def _read(self, query: str, *values: Any) -> list[Any]:
         try:

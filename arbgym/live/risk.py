@@ -68,7 +68,7 @@ class Store(Protocol):
         """What was put last under this name, or None."""
 
     def put(self, name: str, value: dict[str, Any]) -> None:
-        """Keep it, durably when this returns."""
+        """Keep it: durably when this returns, or with what the caller has said it shall be durable with."""
 
 
 class MemoryStore:
@@ -170,6 +170,7 @@ class RiskGate:
         self.awaiting: Limits | None = None  # looser limits that nobody confirmed yet
         self.state = GateState.ACTIVE
         self.reason = ""
+        self._unkept: Exception | None = None  # why the newest state is not in the store
         self._clock, self._store, self._kill = clock, store, kill
         self._given_wei = _wei(equity_eth)
         self._base = _Totals(self._given_wei, self._given_wei)
@@ -508,8 +509,17 @@ class RiskGate:
         }
         try:
             self._store.put(_STORED, kept)
+            self._unkept = None
         except _STORE_ERRORS as error:
+            self._unkept = error
             self._enter(GateState.HALTED, f"the gate's state cannot be kept: {type(error).__name__}")
+
+    def keep(self) -> None:
+        """Store again what could not be stored when it changed. Raises LiveError where it still cannot be."""
+        if self._unkept is not None:
+            self._put()
+        if self._unkept is not None:
+            raise LiveError(f"the gate's state: {self._unkept}; accepted is a store that takes it")
 
     def _restore(self, kept: dict[str, Any]) -> None:
         """Take up what an earlier process left; looser limits that it had not confirmed wait again."""

@@ -197,6 +197,7 @@ class Runner:
         for outcome in outcomes:
             self._report(outcome)
         try:
+            parts.gate.keep()
             parts.flush()
         except LiveError as error:
             raise Stopped(f"the journal could not be kept: {error}") from error

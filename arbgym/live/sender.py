@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from eth_utils.address import is_hex_address
@@ -493,17 +494,27 @@ class LiveSender(JournalSender):
     ) -> tuple[int, int, dict[str, Receipt]]:
         """(the node's newest block, the account's transactions on chain, receipts by hash). Raises Unknown without the block.
 
-        ``along`` is used where it answers just these questions, else the node is asked.
+        ``along`` is used where it answers just these questions; the node is asked where it does not, or where it was asked too
+        early: before it knew the block, or the receipt of a transaction that it counts.
         """
-        hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
         calls = self._questions(intents)
-        answered = [call for call, _ in along] == calls
-        answers = [answer for _, answer in along] if answered else await self._endpoint.batch(calls)
+        if [call for call, _ in along] == calls:
+            with suppress(Unknown):
+                looked = self._answered(number, intents, [answer for _, answer in along])
+                _, count, receipts = looked
+                nonces = [intent.nonce for intent in intents if intent.nonce is not None and _block_of(intent, receipts) is None]
+                if all(nonce >= count for nonce in nonces):
+                    return looked
+        return self._answered(number, intents, await self._endpoint.batch(calls))
+
+    def _answered(self, number: int, intents: Sequence[Intent], answers: Sequence[Any]) -> tuple[int, int, dict[str, Receipt]]:
+        """What the answers to ``_questions`` say."""
+        hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
         try:
             newest, count = quantity(answers[0]), quantity(answers[1])
         except (ValueError, IndexError):
             raise Unknown("eth_getTransactionCount", "malformed") from None
-        if newest < number or len(answers) != len(calls) or max(newest, count) >= _MOST:
+        if newest < number or len(answers) != len(hashes) + 2 or max(newest, count) >= _MOST:
             raise Unknown("eth_blockNumber", "malformed", f"the node is at block {newest}, the view at {number}")
         read = {digest: read_receipt(told) for digest, told in zip(hashes, answers[2:], strict=True)}
         return newest, count, {digest: receipt for digest, receipt in read.items() if receipt is not None}

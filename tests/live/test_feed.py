@@ -486,6 +486,19 @@ def test_what_others_ask_along_costs_no_request_and_keeps_nobody_from_a_block(wo
         world.anvil.mine()
         view = await feed.next()
         assert view.head.number == world.anvil.block_number and view.along == ()
+        # as a node that refuses the batch as a whole, or leaves an answer out
+        whole = node.batch
+
+        async def no_more_than_its_own(calls: Sequence[Call]) -> list[Any]:
+            if asked[0] in calls:
+                raise Unknown("batch", "malformed", "an answer is missing")
+            return await whole(calls)
+
+        node.batch = no_more_than_its_own  # type: ignore[method-assign]
+        feed.asks_along = lambda: asked
+        world.anvil.mine()
+        view = await feed.next()
+        assert view.head.number == world.anvil.block_number and view.along == ()
 
     tamper(world, story)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -269,6 +270,27 @@ def test_what_waits_for_the_next_commit_is_durable_with_it_or_not_at_all(journal
         journal.flush()
     journal = Journal(tmp_path / "journal.sqlite", SetClock())
     assert journal.intent(plan_at(HEAD, 3).key).state is S.SIGNED and journal.get("gate") == 4 and not journal.outcomes()
+
+
+def test_a_commit_that_fails_takes_what_waits_with_it_and_is_the_last(journal: Journal, tmp_path: Path) -> None:
+    journal.put("gate", 1)
+    with journal.with_next_commit():
+        journal.put("gate", 2)
+        journal.put("reported", 7)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))  # the disk is full for this one commit
+    try:
+        with pytest.raises(JournalError, match="accepted is a disk with room"):
+            journal.put("halted", True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for write in (journal.flush, lambda: journal.put("gate", 3), lambda: journal.write(plan_at(HEAD, 1))):
+        with pytest.raises(JournalError, match="accepted is a disk with room"):
+            write()  # whoever put 2 and 7 believes them durable with this
+    journal.close()
+    again = Journal(tmp_path / "journal.sqlite", SetClock())
+    assert [again.get(name) for name in ("gate", "reported", "halted")] == [1, None, None]
+    again.put("gate", 3)
 
 
 # what may follow what, as sentences of the issue would have it: written twice on purpose

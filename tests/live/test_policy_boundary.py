@@ -101,6 +101,48 @@ def test_junk_is_refused(junk: bytes) -> None:
             load_policy(Path(name), "numpy")
 
 
+@pytest.mark.parametrize(("operator", "name"), [("Gemm", "transA"), ("Gemm", "alpha"), ("ArgMax", "axis"), ("Concat", "axis")])
+def test_a_tensor_for_an_attribute_is_refused(operator: str, name: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(whole()[1])
+    node = next(node for node in model.graph.node if node.op_type == operator)
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    tensor = onnx.numpy_helper.from_array(np.ones(2, dtype=np.float32))
+    node.attribute.extend([*kept, onnx.helper.make_attribute(name, tensor)])
+    with pytest.raises(GraphError, match=f"operator {operator} has a tensor"):
+        parse(model.SerializeToString())
+
+
+def test_a_name_that_two_tensors_have_is_refused() -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load_from_string(whole()[1])
+    model.graph.initializer.append(model.graph.initializer[0])
+    with pytest.raises(GraphError, match="a tensor's name twice"):
+        parse(model.SerializeToString())
+
+
+def test_fewer_logits_than_the_action_has_are_refused(tmp_path: Path) -> None:
+    """A choice among what a mask allows would look for the others beyond them."""
+    onnx = pytest.importorskip("onnx")
+    text, held = whole()
+    model, manifest = onnx.load_from_string(held), json.loads(text)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ["all" if name == "logits" else name for name in names]
+    model.graph.node.append(onnx.helper.make_node("Slice", ["all", "from", "to", "along"], ["logits"]))
+    for name, value in (("from", 0), ("to", 8), ("along", 1)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    content = model.SerializeToString()
+    manifest["model"]["sha256"] = hashlib.sha256(content).hexdigest()
+    manifest["golden"]["logits"] = [row[:8] for row in manifest["golden"]["logits"]]
+    manifest["sha256"] = manifest_hash(manifest)
+    (tmp_path / MODEL).write_bytes(content)
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(PolicyError, match="golden: 8 logits; accepted are 44"):
+        load_policy(tmp_path, "numpy")
+
+
 @pytest.mark.parametrize("sizes", [[], [0, 44], [-1, 45], [2**62, 3], [2**33] * 3, [3]])
 def test_widths_that_no_policy_has_are_refused_before_memory_is_laid_out(sizes: list[int]) -> None:
     onnx = pytest.importorskip("onnx")

@@ -607,6 +607,21 @@ def test_a_store_that_fails_halts_before_the_send() -> None:
     assert gate.still_allowed(ORDER).allowed
 
 
+def test_what_a_store_did_not_take_is_put_again() -> None:
+    store = JsonStore()
+    gate = RiskGate(LIMITS, TestClock(), store, EQUITY_ETH)
+    store.failing = True
+    gate.halt("a person said so")
+    with pytest.raises(LiveError, match=r"the gate's state: .*accepted is a store that takes it"):
+        gate.keep()
+    store.failing = False
+    gate.keep()
+    assert RiskGate(LIMITS, TestClock(), store, EQUITY_ETH).state is GateState.HALTED
+    before = store.kept.copy()
+    gate.keep()
+    assert store.kept == before
+
+
 def test_capital_that_is_paid_in_is_no_profit() -> None:
     clock, store = TestClock(), JsonStore()
     gate = RiskGate(WIDE, clock, store, 8.0)

@@ -137,6 +137,22 @@ def test_what_a_feed_asked_along_is_not_asked_again(bench: Bench, monkeypatch: p
     assert outcome.state is S.MINED and len(asked) == 1
 
 
+@pytest.mark.parametrize("behind", ["the block", "the receipt", "no number"])
+def test_what_was_asked_along_too_early_is_asked_again(behind: str, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_at(bench.chain.head, 20)
+    bench.send(plan)
+    questions = bench.sender.questions()
+    view = bench.chain.mine()
+    block, count, receipt = asyncio.run(bench.chain.batch(questions))
+    early = {
+        "the block": [hex(int(block, 16) - 1), count, receipt],
+        "the receipt": [block, count, None],
+        "no number": [None, count, receipt],
+    }[behind]
+    (outcome,) = asyncio.run(bench.sender.settle(replace(view, along=tuple(zip(questions, early, strict=True)))))
+    assert (outcome.state, outcome.key) == (S.MINED, plan.key) and not bench.sender.trouble
+
+
 def test_a_revert_pays_its_gas_and_earns_nothing(bench: Bench) -> None:
     bench.send(plan_at(bench.chain.head, 0, data=f"0x{7:064x}"))
     (outcome,) = bench.mine()
@@ -728,7 +744,7 @@ def live_through(seed: int, path: Path) -> tuple[str, dict[str, int]]:
         assert all(one.nonce < chain.count or intent.state in (S.DROPPED, S.REFUSED) for one in intent.transactions)
     assert not forbidden & {one["data"] for one in chain.submitted}, "what the gate refused left the process"
     assert {one["data"] for one in chain.submitted} <= {"0x"} | {plan.data for plan in plans}
-    assert not chain.pool, "a transaction waits behind a gap"
+    assert not [nonce for nonce in chain.pool if nonce > chain.count], "a transaction waits behind a gap"
     # nobody was accused without cause
     assert happened["strangers"] or not bench.sender.nonce_race
     digest = bench.journal.digest()

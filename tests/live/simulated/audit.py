@@ -14,6 +14,7 @@ from tests.live.simulated.chain import GAS_USED
 from tests.live.simulated.clock import START_S
 from tests.live.simulated.relay import Attempt
 from tests.live.simulated.run import ACCOUNT, World
+from tests.live.simulated.world import PRICE
 
 _ENDS = {"mined", "reverted", "replaced", "dropped", "refused", "dry"}
 _PRICE_SLACK = 1.02  # the gate knows the price of some seconds ago
@@ -65,6 +66,7 @@ def audit(world: World) -> dict[str, Story]:
     check_origin(world, stories)
     check_profit(world, stories)
     check_totals(world, world.limits)
+    check_gate(world, stories)
     return stories
 
 
@@ -162,6 +164,23 @@ def check_profit(world: World, stories: dict[str, Story]) -> None:
     assert told == world.chain.tip.state.profit_raw, (
         f"the journal tells of {told} raw, the chain of {world.chain.tip.state.profit_raw}"
     )
+
+
+def check_gate(world: World, stories: dict[str, Story]) -> None:
+    """The gate's last stored state knows of every end once: its account is what the journal's ends add up to."""
+    with closing(sqlite3.connect(world.journal_path)) as database:
+        (text,) = database.execute("SELECT value FROM store WHERE name = 'risk'").fetchone()
+    kept = json.loads(text)
+    assert not kept["open"], f"the gate waits for {list(kept['open'])}"
+    gained = (kept["base"]["equity_wei"] + sum(entry[3] for entry in kept["entries"]) - kept["given_wei"]) / 1e18
+    expected = made = 0.0
+    for story in stories.values():
+        assert story.outcome is not None
+        profit = story.outcome["profit_raw"] / 1e6 / world.record.prices.get(story.outcome["block_number"], PRICE)
+        expected += profit - (story.outcome["gas_cost_wei"] + story.outcome["tip_wei"]) / 1e18
+        made += profit
+    # profits were turned into ETH at the price of the block in which the end was told
+    assert abs(gained - expected) <= 1e-9 + made * (_PRICE_SLACK - 1.0), f"the gate has {gained} ETH, the journal {expected}"
 
 
 def check_totals(world: World, limits: Limits) -> None:

@@ -438,11 +438,30 @@ class DiskFull(Fault):
 
     def disturb(self) -> None:
         self.struck += 1
+        self.fill()
+
+    def fill(self) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
     def calm(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+
+
+class DiskFullBriefly(DiskFull):
+    """No file can grow from one request to the next: one commit fails, and what was to be durable with it."""
+
+    seeds = 250
+    share, most_skipped = (0.05, 0.3), 12
+
+    def disturb(self) -> None:
+        pass
+
+    async def before(self, method: str, parameters: Sequence[Any]) -> Sequence[Any]:
+        self.calm()
+        if self.strikes():
+            self.fill()
+        return parameters
 
 
 class ClockJump(Fault):
@@ -534,6 +553,7 @@ KINDS: dict[str, type[Fault]] = {
         Reorganisation,
         DeepReorganisation,
         DiskFull,
+        DiskFullBriefly,
         ClockJump,
         Killed,
         NotANumber,
