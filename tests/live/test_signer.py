@@ -165,9 +165,11 @@ def test_a_bad_keystore_is_refused_without_being_told(keystore: Path, tmp_path: 
 def test_whatever_is_to_be_signed_nothing_but_a_signer_error_comes_out(fields: dict[str, Any]) -> None:
     signer = Signer(KEY)
     try:
-        signer.sign({**TRANSACTION, **fields})
+        raw, digest = signer.sign({**TRANSACTION, **fields})
     except SignerError as error:
         clean(str(error))
+    else:
+        assert Account.recover_transaction(raw) == signer.address and len(digest) == 66
 
 
 _AMOUNTS = st.integers(0, 2**64) | st.sampled_from((0, 1, 127, 128, 255, 256, 2**255))
