@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("local_chain"), help="folder for live.toml (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.0, help="between blocks (default %(default)s)")
     parser.add_argument("--blocks", type=int, help="end after this many blocks")
+    parser.add_argument("--seed", type=int, help="of the trades (default: another one each time)")
     chosen = parser.parse_args(arguments)
     if not chosen.seconds > 0.0:
         parser.error(f"--seconds {chosen.seconds}: accepted is more than 0")
@@ -104,9 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("error: anvil and the pools' contracts are missing; run make chain", file=sys.stderr)
         return 2
     chosen.out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the node ends with this process either way
     node = Anvil()
     try:
-        pools = Pools(Market(node, (18, 6)), seed=int(time.time()), median_base=15.0)
+        pools = Pools(Market(node, (18, 6)), seed=int(time.time()) if chosen.seed is None else chosen.seed, median_base=15.0)
         key = "0x" + os.urandom(32).hex()
         with patch.dict(os.environ, {PRIVATE_KEY: key}):
             node.call("anvil_setBalance", load_signer(None).address, hex(10**20))

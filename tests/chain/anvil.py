@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from pathlib import Path
@@ -14,11 +15,21 @@ MODULES = Path(__file__).resolve().parents[2] / ".evm" / "node_modules"
 BINARY = MODULES / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 
 
+# The newest states are kept, in memory; without a limit the node writes older ones to ~/.foundry/anvil and leaves them there.
+KEPT_STATES = 256
+
+
 class Anvil:
-    """A node with funded, unlocked accounts that mines each transaction in a block of its own. ``kill`` ends it."""
+    """A node with funded, unlocked accounts that mines each transaction in a block of its own. ``kill`` ends it.
+
+    What it writes lies in ``folder``, which goes with it.
+    """
 
     def __init__(self, *options: str) -> None:
-        command = [str(BINARY), "--host", "127.0.0.1", "--port", "0", "--chain-id", "31337", *options]
+        command = [str(BINARY), "--host", "127.0.0.1", "--port", "0", "--chain-id", "31337"]
+        self._folder = tempfile.TemporaryDirectory(prefix="arbgym-anvil-", ignore_cleanup_errors=True)
+        self.folder = Path(self._folder.name)
+        command += ["--prune-history", str(KEPT_STATES), "--cache-path", str(self.folder), *options]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         for line in self._process.stdout:
@@ -56,3 +67,4 @@ class Anvil:
         self._reader.join(timeout=5.0)
         if self._process.stdout is not None:
             self._process.stdout.close()
+        self._folder.cleanup()
