@@ -1,7 +1,8 @@
-"""From a node's JSON to exact integers: headers, logs and the events of Uniswap V2 and V3 pools.
+"""From a node's JSON to exact integers: headers, logs and the events of Uniswap V2 and V3 pools and of PancakeSwap's V3.
 
 Nothing is guessed: what does not have the form that the protocol says is ``Malformed``, by name. Events: IUniswapV2Pair (v2-core
-1.0.1) and IUniswapV3PoolEvents (v3-core 1.0.1). V2's Mint and Burn change nothing that the Sync beside them does not say.
+1.0.1), IUniswapV3PoolEvents (v3-core 1.0.1), IPancakeV3PoolEvents (v3-core 1.0.2; its Swap also tells protocol fees). V2's Mint
+and Burn change nothing that the Sync beside them does not say.
 """
 
 from __future__ import annotations
@@ -212,11 +213,15 @@ def _topic(signature: str) -> str:
 V2_SYNC = _topic("Sync(uint112,uint112)")
 V2_SWAP = _topic("Swap(address,uint256,uint256,uint256,uint256,address)")
 V3_SWAP = _topic("Swap(address,address,int256,int256,uint160,uint128,int24)")
+PANCAKE_V3_SWAP = _topic("Swap(address,address,int256,int256,uint160,uint128,int24,uint128,uint128)")
 V3_MINT = _topic("Mint(address,address,int24,int24,uint128,uint256,uint256)")
 V3_BURN = _topic("Burn(address,int24,int24,uint128,uint256,uint256)")
 V3_INITIALIZE = _topic("Initialize(uint160,int24)")
 
-TOPICS: dict[str, tuple[str, ...]] = {"v2": (V2_SYNC, V2_SWAP), "v3": (V3_SWAP, V3_MINT, V3_BURN, V3_INITIALIZE)}
+TOPICS: dict[str, tuple[str, ...]] = {
+    "v2": (V2_SYNC, V2_SWAP),
+    "v3": (V3_SWAP, PANCAKE_V3_SWAP, V3_MINT, V3_BURN, V3_INITIALIZE),
+}
 
 
 def decode(log: Log, kind: Literal["v2", "v3"]) -> Event | None:
@@ -231,8 +236,8 @@ def decode(log: Log, kind: Literal["v2", "v3"]) -> Event | None:
     if topic == V2_SWAP:
         in0, in1, out0, out1 = _data(name, log, 3, 4)
         return PairSwap(in0 - out0, in1 - out1)
-    if topic == V3_SWAP:
-        amount0, amount1, sqrt_price_x96, liquidity, tick = _data(name, log, 3, 5)
+    if topic in (V3_SWAP, PANCAKE_V3_SWAP):
+        amount0, amount1, sqrt_price_x96, liquidity, tick = _data(name, log, 3, 5 if topic == V3_SWAP else 7)[:5]
         return Swap(
             signed(f"{name}: amount0", amount0, 256),
             signed(f"{name}: amount1", amount1, 256),

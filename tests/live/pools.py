@@ -17,7 +17,7 @@ PRICE = 1_840.0
 
 
 class Pools:
-    """A V2 and two V3 pools of one pair on a chain, and trades that push them apart."""
+    """A V2 pool and two V3 pools of one pair on a chain, the last one PancakeSwap's, and trades that push them apart."""
 
     def __init__(self, market: Market, seed: int, median_base: float = 4.5) -> None:
         self.market, self.random, self.median_base = market, random.Random(seed), median_base
@@ -26,11 +26,12 @@ class Pools:
         self.base, self.quote = tokens if self.base_first else tokens[::-1]
         reserves = (5_000 * BASE, int(5_000 * PRICE) * QUOTE)
         self.addresses = [market.v2_pool(*(reserves if self.base_first else reserves[::-1]))]
-        self.addresses += [self._v3(500, 10, 4 * 10**18, 60), self._v3(3_000, 60, 2 * 10**18, 20)]
+        self.addresses += [self._v3(500, 10, 4 * 10**18, 60), self._v3(3_000, 60, 2 * 10**18, 20, pancake=True)]
 
-    def _v3(self, fee: int, spacing: int, liquidity: int, width: int) -> str:
+    def _v3(self, fee: int, spacing: int, liquidity: int, width: int, pancake: bool = False) -> str:
         raw = PRICE * QUOTE / BASE if self.base_first else BASE / (PRICE * QUOTE)
-        pool = self.market.v3_pool(fee, int(math.sqrt(raw) * 2**96))
+        price = int(math.sqrt(raw) * 2**96)
+        pool = self.market.pancake_pool(fee, spacing, price) if pancake else self.market.v3_pool(fee, price)
         middle = round(math.log(raw) / math.log(1.0001)) // spacing * spacing
         for share in (1, 4, 16):
             reach = width * share * spacing

@@ -129,10 +129,11 @@ def test_more_burnt_than_there_is_and_another_kind_s_event_are_refused() -> None
 
 
 def test_topics_are_the_contracts_events() -> None:
-    """From the published ABIs (v2-core 1.0.1, v3-core 1.0.1), as every explorer shows them."""
+    """From the published ABIs (v2-core 1.0.1, v3-core 1.0.1, PancakeSwap's 1.0.2), as every explorer shows them."""
     assert events.V2_SYNC == "0x1c411e9a96e071241c2f21f7726b17ae89e3cab4c78be50e062b03a9fffbbad1"
     assert events.V2_SWAP == "0xd78ad95fa46c994b6551d0da85fc275fe613ce37657fb8d5e3d130840159d822"
     assert events.V3_SWAP == "0xc42079f94a6350d7e6235f29174924f928cc2ac818eb64fed8004e115fbcca67"
+    assert events.PANCAKE_V3_SWAP == "0x19b47279256b2a23a1665c810c8d55a1758940ee09377d4f8d26497a3577dc83"
 
 
 def test_only_balanced_profitable_cycles_through_two_pools_are_rivals() -> None:

@@ -35,13 +35,13 @@ UNIT = 10**18
 
 
 class World:
-    """Three pools of two tokens with liquidity, on a node, and somebody who trades at random."""
+    """Three pools of two tokens with liquidity, on a node, and somebody who trades at random. ``coarse`` is PancakeSwap's."""
 
     def __init__(self, anvil: Anvil, seed: int = 1) -> None:
         self.anvil, self.market, self.random = anvil, Market(anvil, (18, 18)), random.Random(seed)
         price = sqrt_price_x96_at_tick(-7)
         self.v2 = self.market.v2_pool(900 * UNIT, 901 * UNIT)
-        self.fine, self.coarse = self.market.v3_pool(500, price), self.market.v3_pool(3000, price)
+        self.fine, self.coarse = self.market.v3_pool(500, price), self.market.pancake_pool(3000, 60, price)
         self.spacing = {self.fine: 10, self.coarse: 60}
         self.positions: list[tuple[str, int, int, int]] = []
         for pool in (self.fine, self.coarse):
