@@ -438,7 +438,7 @@ async def discover_pool(endpoint: Endpoint, address: str, base_token: str, name:
         return None if answer == "0x" else words(f"pool {name}: {signature}", answer, 1, 16)
 
     def missing(what: str) -> NoReturn:
-        raise FeedBroken(f"pool {name}: {address} {what}; accepted is a Uniswap V2 or V3 pool, or a copy of one (PancakeSwap's V2 and V3 are)")
+        raise FeedBroken(f"pool {name}: {address} {what}; accepted is a Uniswap V2 or V3 pool, or a copy (PancakeSwap's are)")
 
     try:
         v3 = await ask(address, "slot0()") is not None
