@@ -15,7 +15,7 @@ from arbgym.live.clock import SystemClock
 from arbgym.live.deploy import deploy
 from arbgym.live.endpoint import connect
 from arbgym.live.logs import Redactor
-from arbgym.live.signer import load_signer
+from arbgym.live.signer import Signer, load_signer
 from tests.chain.anvil import Anvil
 from tests.chain.market import Market
 from tests.live.policies import save_policy
@@ -32,8 +32,11 @@ _WIDE = {
 }
 
 
-def heads_to_signed_ms(folder: Path, blocks: int) -> list[float]:
-    """Milliseconds from each head that led to a transaction until it was signed, journaled and handed to the channel."""
+def heads_to_transactions_ms(folder: Path, blocks: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from each head that led to a transaction: until it was signed, and until it was sent.
+
+    Between the two it is made durable in the journal, and the gate has its last word.
+    """
     node = Anvil()
     key = "0x" + os.urandom(32).hex()
     try:
@@ -45,7 +48,7 @@ def heads_to_signed_ms(folder: Path, blocks: int) -> list[float]:
         node.kill()
 
 
-async def _run(node: Anvil, folder: Path, blocks: int) -> list[float]:
+async def _run(node: Anvil, folder: Path, blocks: int) -> tuple[list[float], list[float]]:
     pools = Pools(Market(node, (18, 6)), seed=5, median_base=15.0)
     endpoint = connect(node.url, timeout_s=10.0, clock=SystemClock())
     executor = await deploy(endpoint, load_signer(None), SystemClock())
@@ -53,19 +56,29 @@ async def _run(node: Anvil, folder: Path, blocks: int) -> list[float]:
     policy = save_policy(folder / "acting", masked=True, prefer={"route": 1, "channel": 1, "bid_share": 2})
     settings = pools.settings(node.url, folder, executor=executor, risk=_WIDE, fees={"maximum_fee_gwei": 1e6})
     heads: list[float] = []
-    taken: list[float] = []
-    told, send = MeteredEndpoint.next_head, PublicChannel.send
+    signed: list[float] = []
+    sent: list[tuple[float, float]] = []
+    told, sign, send = MeteredEndpoint.next_head, Signer.sign, PublicChannel.send
 
     async def next_head(self: Any, timeout_s: float) -> dict[str, Any]:
         head = await told(self, timeout_s)
         heads.append(time.perf_counter())
         return head
 
+    def signing(self: Any, transaction: Any) -> tuple[bytes, str]:
+        made = sign(self, transaction)
+        signed.append(time.perf_counter())
+        return made
+
     async def hand_over(self: Any, raw: bytes, plan: Any) -> Any:
-        taken.append((time.perf_counter() - heads[-1]) * 1e3)
+        sent.append(((signed[-1] - heads[-1]) * 1e3, (time.perf_counter() - heads[-1]) * 1e3))
         return await send(self, raw, plan)
 
-    with patch.object(MeteredEndpoint, "next_head", next_head), patch.object(PublicChannel, "send", hand_over):
+    with (
+        patch.object(MeteredEndpoint, "next_head", next_head),
+        patch.object(Signer, "sign", signing),
+        patch.object(PublicChannel, "send", hand_over),
+    ):
         async with assembled(Options(policy, settings, live=True), Redactor()) as made:
             runner, following = made.runner, made.runner.parts.feed.next
 
@@ -76,4 +89,4 @@ async def _run(node: Anvil, folder: Path, blocks: int) -> list[float]:
 
             with patch.object(runner.parts.feed, "next", next_block):
                 await runner.run(blocks)
-    return taken
+    return [ms for ms, _ in sent], [ms for _, ms in sent]
