@@ -131,6 +131,7 @@ class Journal:
         self._path, self._clock, self._point = path, clock, on_point
         self._waits = False
         self._lost: JournalError | None = None  # why what waited for a commit is gone
+        self._known_open: tuple[Intent, ...] | None = None  # the open intents, until the next write
         self._lock = _lock(path)
         try:
             self._database = sqlite3.connect(path, isolation_level=None)
@@ -162,6 +163,7 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file and of the lock."""
+        self._known_open = None
         self._database.close()
         os.close(self._lock)
 
@@ -235,7 +237,9 @@ class Journal:
 
     def open_intents(self) -> list[Intent]:
         """Those that have not ended, in the order written."""
-        return self._intents(f"INDEXED BY intents_open WHERE {_IS_OPEN}")
+        if self._known_open is None:  # asked for several times a block, and most blocks write nothing
+            self._known_open = tuple(self._intents(f"INDEXED BY intents_open WHERE {_IS_OPEN}"))
+        return list(self._known_open)
 
     def settled_since(self, block_number: int) -> list[Intent]:
         """Those that ended in this block or after it, in the order written."""
@@ -262,7 +266,7 @@ class Journal:
     @property
     def busy(self) -> bool:
         """An intent is open."""
-        return bool(self._read(f"SELECT EXISTS (SELECT 1 FROM intents WHERE {_IS_OPEN})")[0][0])
+        return bool(self.open_intents())
 
     def transitions(self, key: str) -> list[Transition]:
         """An intent's history."""
@@ -335,6 +339,7 @@ class Journal:
         # SQLite would go on writing to a file that has no name any more, and the next process would know of nothing
         if _place(self._path) != self._place:
             raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
+        self._known_open = None
         try:
             # what waits is a transaction that is open still: this one goes on with it, and takes back its own part where it fails
             joining = self._database.in_transaction
@@ -356,6 +361,8 @@ class Journal:
         except BaseException:
             self._roll_back(joining, None)
             raise
+        finally:
+            self._known_open = None
         self._point("journal.after_commit")
 
     def _failed(self, error: Exception) -> JournalError:
