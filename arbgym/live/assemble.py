@@ -38,7 +38,7 @@ from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.settings import Settings
 from arbgym.live.snapshot import Mode, PolicyRow
-from arbgym.live.tally import Tally
+from arbgym.live.tally import EndPrices, Tally
 from arbgym.live.terms import (
     Call,
     ChainView,
@@ -267,7 +267,8 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             channels=_ways(settings, mode),
             pays_gas=account != NOBODY,
             journaled=journal.holds,
-            earlier=lambda: journal.outcomes(1_000),
+            earlier=lambda: journal.outcomes_after(0)[0],
+            prices=EndPrices(journal),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=_next_nonce(journal, sender),

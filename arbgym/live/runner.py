@@ -26,7 +26,7 @@ from arbgym.live.planning import WEI, Planner
 from arbgym.live.prices import mid_price
 from arbgym.live.risk import RiskGate
 from arbgym.live.snapshot import LATEST_DECISIONS, DecisionRow, PoolRow, pool_row
-from arbgym.live.tally import Tally
+from arbgym.live.tally import EndPrices, Tally
 from arbgym.live.terms import (
     SETTLED,
     ChainView,
@@ -78,7 +78,8 @@ class Parts:
     simulate: Simulate | None = None
     pays_gas: bool = True  # there is an account
     journaled: Callable[[str], bool] = lambda key: False  # whether a plan of this key was written before
-    earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended
+    earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended, all of them
+    prices: EndPrices = field(default_factory=EndPrices)  # the coin's, at those ends
     open_intents: Callable[[], list[str]] = list  # keys of what was journaled and has not ended
     next_nonce: Callable[[], int | None] = lambda: None
     with_next_commit: Callable[[], AbstractContextManager[None]] = nullcontext  # around what may wait for the journal's next
@@ -185,6 +186,7 @@ class Runner:
         with parts.with_next_commit():  # a process that is killed before is told of these outcomes again
             for outcome in outcomes:
                 self._record(outcome)
+                parts.prices.keep(outcome.key, self._quote_per_eth())  # for the next process
         try:
             observation = parts.observer.advance(view, self._told)
         except NotObservable as error:
@@ -195,7 +197,7 @@ class Runner:
                 await self._decide(view, observation)
         # after the decision, which waits for no log and no figure
         for outcome in outcomes:
-            self._report(outcome)
+            self._report(outcome, self._quote_per_eth())
         try:
             parts.gate.keep()
             parts.flush()
@@ -206,13 +208,17 @@ class Runner:
     async def _recover(self) -> None:
         """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""
         parts = self.parts
+        now = self._quote_per_eth()
         for outcome in parts.earlier():
-            parts.tally.settled(outcome, self._quote_per_eth())
+            parts.tally.settled(outcome, parts.prices.at_end(outcome.key, now))
         found = await parts.sender.start()
         parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in found})
         for outcome in found:
             self._record(outcome)
-            self._report(outcome)
+            price = parts.prices.at_end(outcome.key, now)  # of one that the earlier process saw, but did not acknowledge
+            parts.prices.keep(outcome.key, price)
+            self._report(outcome, price)
+        parts.metrics.totals(parts.tally.totals(self.decisions))  # alerts of earlier ends do not wait for the next one
         self._recovered = True
 
     def _tell(self, outcomes: list[Outcome]) -> None:
@@ -337,10 +343,10 @@ class Runner:
         unit = 10.0 ** self.parts.observer.watched[0].quote_decimals
         self.parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome, quote_per_eth: float) -> None:
         """Everybody else does."""
         parts = self.parts
-        parts.tally.settled(outcome, self._quote_per_eth())
+        parts.tally.settled(outcome, quote_per_eth)
         for place, row in enumerate(self.rows):
             if row.block_number == self._decided.get(outcome.key) and row.state:
                 self.rows[place] = replace(row, state=outcome.state.value)

@@ -1,6 +1,8 @@
 """Counts of how intents ended: totals, rates over the latest attempts, and the curve of net profit.
 
-A reorganisation may take an end back: its amounts leave the totals before the new end enters them.
+A reorganisation may take an end back: its amounts leave the totals before the new end enters them. After a restart the same
+totals come from the journal: its outcomes, and ``EndPrices``. Ends whose price was never kept (journals of versions before it, a
+process killed between an end and its price) are valued at the price at start.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from arbgym.live.snapshot import CURVE_POINTS, Totals
 from arbgym.live.terms import SETTLED, IntentState, Outcome
@@ -28,6 +31,33 @@ class _End:
     tip_wei: int
     net_quote: float
     cost_quote: float
+
+
+class PriceStore(Protocol):
+    """Where prices survive a restart: the journal, outside of tests."""
+
+    def get(self, name: str) -> Any:
+        """What was put last under this name, or None."""
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep it."""
+
+
+class EndPrices:
+    """The coin's price in quote token when each intent ended: what gas and tip cost then, a later price does not tell."""
+
+    def __init__(self, store: PriceStore | None = None) -> None:
+        self._store = store
+
+    def keep(self, key: str, quote_per_coin: float) -> None:
+        """The intent ended at this price; a later end, after a reorganisation, takes its place."""
+        if self._store is not None:
+            self._store.put(f"coin_price.{key}", quote_per_coin)
+
+    def at_end(self, key: str, otherwise: float) -> float:
+        """The price that was kept for this intent; ``otherwise`` where none was."""
+        price = None if self._store is None else self._store.get(f"coin_price.{key}")
+        return float(price) if isinstance(price, int | float) and math.isfinite(price) and price >= 0.0 else otherwise
 
 
 class Tally:

@@ -16,15 +16,20 @@ pytest.importorskip("pydantic_settings", reason='the live extra is missing: pip 
 pytest.importorskip("onnx", reason="the extra train is not installed")
 
 from arbgym.live.__main__ import main
+from arbgym.live.alerts import AlertWatch
 from arbgym.live.assemble import Options, _while_it_can, assembled
+from arbgym.live.clock import SystemClock
 from arbgym.live.decision import Decider
 from arbgym.live.feed import WatchedLender
+from arbgym.live.journal import Journal
 from arbgym.live.logs import Redactor
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
 from arbgym.live.recording import Recorder, RecordingHeader
 from arbgym.live.runner import Runner, Stopped
 from arbgym.live.settings import load
+from arbgym.live.snapshot import Totals
+from arbgym.live.tally import EndPrices
 from arbgym.live.terms import IntentState, LiveError, Outcome, Plan
 from arbgym.market.lender import BALANCER, FLASH_SWAPS
 from arbgym.policy import load as load_policy
@@ -156,6 +161,78 @@ def test_what_an_earlier_process_left_reaches_the_gate_before_it_is_acknowledged
     with pytest.raises(Stopped, match="killed here"):
         play(options(tmp_path), change)
     assert told == [left.key, "settle"]
+
+
+def test_what_ended_before_a_restart_is_told_at_once_and_at_its_own_price(tmp_path: Path) -> None:
+    """All ends of the journal, however many; what was not acknowledged is not counted twice."""
+    given_options, shown, journal = options(tmp_path, 3), list[Totals](), Journal(tmp_path / "past.sqlite", SystemClock())
+    bundles = [Outcome(f"{k:064x}", IntentState.DROPPED, 0, 0.0, 0, 0, 0, "private") for k in range(1_500)]
+    mined = Outcome("m" * 64, IntentState.MINED, 0, 0.0, 50 * 10**6, 10**16, 0, "public")
+    reverts = [Outcome(f"{k}".rjust(64, "r"), IntentState.REVERTED, 0, 0.0, 0, 10**16, 0, "public") for k in range(3)]
+    prices = EndPrices(journal)
+    for outcome in (mined, *reverts[:2]):
+        prices.keep(outcome.key, 1_000.0)
+    journal.close()
+    journal = Journal(tmp_path / "past.sqlite", SystemClock())  # the next process
+
+    def change(runner: Runner) -> None:
+        runner.parts.prices, runner.parts.earlier = EndPrices(journal), lambda: [mined, *bundles, *reverts[:1]]
+        recovered, sender = runner.parts.metrics.totals, runner.parts.sender
+
+        async def start() -> list[Outcome]:
+            return reverts  # the first was told of to the process before; the last had no price yet
+
+        async def settle(view: Any) -> list[Outcome]:
+            raise LiveError("killed here")
+
+        def totals(told: Totals) -> None:
+            shown.append(told)
+            recovered(told)
+
+        sender.start, sender.settle, runner.parts.metrics.totals = start, settle, totals  # type: ignore[method-assign]
+        values.append(runner.parts.metrics.values)
+
+    values: list[Callable[[], dict[str, float]]] = []
+    with pytest.raises(Stopped, match="killed here"):
+        play(given_options, change)
+    assert (shown[-1].attempts, shown[-1].mined, shown[-1].reverted, shown[-1].dropped) == (1_504, 1, 3, 1_500)
+    assert shown[-1].net_quote == pytest.approx(50.0 - 3 * 10.0 - 18.4)  # the last at today's 1,840
+    assert values[0]()["arbgym_consecutive_reverts"] == 3.0
+    assert EndPrices(journal).at_end(reverts[2].key, 0.0) == pytest.approx(1_840.0)  # and it stays at that
+    journal.close()
+
+
+def test_alerts_of_earlier_reverts_fire_before_anything_ends(tmp_path: Path) -> None:
+    reverts = [Outcome(f"{k:064x}", IntentState.REVERTED, 0, 0.0, 0, 10**16, 0, "public") for k in range(30)]
+
+    def change(runner: Runner) -> None:
+        async def settle(view: Any) -> list[Outcome]:
+            return []
+
+        runner.parts.earlier, runner.parts.sender.settle = lambda: reverts, settle  # type: ignore[method-assign]
+
+    runner = play(options(tmp_path, 2), change)
+    firing = {row.name for row in AlertWatch().update(0.0, runner.parts.metrics.values())}
+    assert "RevertsInARow" in firing
+    assert runner.parts.metrics.values()["arbgym_win_rate"] == 0.0
+
+
+def test_each_end_keeps_the_price_of_its_block(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {}
+
+    class Kept:
+        def get(self, name: str) -> Any:
+            return kept.get(name)
+
+        def put(self, name: str, value: Any) -> None:
+            kept[name] = value
+
+    def change(runner: Runner) -> None:
+        runner.parts.prices = EndPrices(Kept())
+
+    runner = play(options(tmp_path), change)
+    assert len(kept) == runner.parts.tally.totals(0).attempts > 5
+    assert set(kept.values()) == {1_840.0}
 
 
 def test_a_failing_recorder_does_not_end_the_run(tmp_path: Path) -> None:
