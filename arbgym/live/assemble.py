@@ -22,7 +22,7 @@ from arbgym.live.control import Control
 from arbgym.live.decision import Decider
 from arbgym.live.dry import DrySender
 from arbgym.live.endpoint import connect
-from arbgym.live.executor import DRY_RUN_ADDRESS, artefact, runtime_code, simulate
+from arbgym.live.executor import DRY_RUN_ADDRESS, GasMeter, artefact, runtime_code, simulate
 from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -270,6 +270,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             earlier=lambda: journal.outcomes_after(0)[0],
             prices=EndPrices(journal),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
+            measure=None if endpoint is None else _measurement(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=_next_nonce(journal, sender),
             with_next_commit=journal.with_next_commit,
@@ -474,6 +475,11 @@ def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[P
         )
 
     return ask
+
+
+def _measurement(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
+    meter = GasMeter(endpoint, deployed=deployed)
+    return lambda plan: meter.measure(to=plan.to, sender=account, data=plan.data, block=plan.block_number)
 
 
 async def _symbols(endpoint: Endpoint, pool: WatchedPool) -> tuple[str, str]:

@@ -35,6 +35,8 @@ _NOBODY = "0x" + 40 * "0"
 # The storage word of a contract that is not within a call (``expected`` = IDLE).
 _IDLE_STORAGE = MappingProxyType({"0x" + 64 * "0": "0x" + 63 * "0" + "1"})
 _AMPLE_WEI = hex(2**128)
+_LEAST_GAS = 21_000  # of any transaction
+_NO_SUCH_METHOD = (-32601, -32602, -32004)  # not found, not with these parameters, not supported
 
 
 class WouldRevert(LiveError):
@@ -250,20 +252,90 @@ async def simulate(
         call["maxFeePerGas"] = hex(max_fee_wei)
     parameters: list[Any] = [call, hex(block) if isinstance(block, int) else block]
     if not deployed:
-        pretended = {"code": runtime_code(sender), "stateDiff": dict(_IDLE_STORAGE)}
-        parameters.append({to: pretended, sender: {"balance": _AMPLE_WEI}})
+        parameters.append(_pretended(to, sender))
     try:
         answer = await endpoint.request("eth_call", parameters)
     except Refused as refused:
         if not _is_revert(refused):
             raise
-        said = re.search("0x(?:[0-9a-fA-F]{2})+$", refused.data)  # Parity's line writes "Reverted 0x..."
-        raise WouldRevert(revert_reason(said[0]) if said else refused.message, said[0] if said else "0x") from None
+        raise _reverted(refused) from None
     if answer == "0x":
         raise WouldRevert(f"no contract answers at {to}")
     if not (isinstance(answer, str) and re.fullmatch("0x[0-9a-fA-F]{64}", answer)):
         raise Unknown("eth_call", "malformed", f"{str(answer)[:80]!r}; accepted is one 32-byte word")
     return int(answer, 16)
+
+
+class GasMeter:
+    """What a transaction uses, by the node that simulates it.
+
+    Args:
+        deployed: as in ``simulate``.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, deployed: bool) -> None:
+        self._endpoint, self._deployed = endpoint, deployed
+        self._simulates = True  # the node has eth_simulateV1, as far as is known
+
+    async def measure(self, *, to: str, sender: str, data: str, block: str | int) -> int:
+        """Gas that would be paid for on the state at the end of ``block``: less refunds (``eth_simulateV1``).
+
+        A node without that method tells what the transaction needs (``eth_estimateGas``), up to a quarter more than is paid for.
+        Raises as ``simulate``.
+        """
+        sender, to = sender.lower(), to.lower()
+        call = {"from": sender, "to": to, "data": data}
+        place = hex(block) if isinstance(block, int) else block
+        pretended = {} if self._deployed else _pretended(to, sender)
+        if self._simulates:
+            calls: dict[str, Any] = {"calls": [call]}
+            if pretended:
+                calls["stateOverrides"] = pretended
+            try:
+                answer = await self._endpoint.request(
+                    "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
+                )
+            except Refused as refused:
+                if refused.code not in _NO_SUCH_METHOD and not re.search(
+                    "not (found|supported|available|exist)", refused.message
+                ):
+                    raise
+                self._simulates = False
+            else:
+                return _gas_of(answer)
+        try:
+            answer = await self._endpoint.request("eth_estimateGas", [call, place, *([pretended] if pretended else [])])
+        except Refused as refused:
+            raise (_reverted(refused) if _is_revert(refused) else refused) from None
+        return _gas("eth_estimateGas", answer)
+
+
+def _gas_of(answer: Any) -> int:
+    """The gas of the one call in an answer to ``eth_simulateV1``."""
+    try:
+        (told,) = answer[0]["calls"]
+        status, gas, returned = told["status"], told["gasUsed"], told["returnData"]
+    except (TypeError, KeyError, IndexError, ValueError):
+        raise Unknown("eth_simulateV1", "malformed", f"{str(answer)[:80]!r}; accepted is one block with one call") from None
+    if status != "0x1":
+        raise WouldRevert(revert_reason(returned) if isinstance(returned, str) else "no reason given")
+    return _gas("eth_simulateV1", gas)
+
+
+def _gas(method: str, told: Any) -> int:
+    if isinstance(told, str) and re.fullmatch("0x[0-9a-fA-F]{1,12}", told) and (gas := int(told, 16)) >= _LEAST_GAS:
+        return gas
+    raise Unknown(method, "malformed", f"gas {str(told)[:80]!r}; accepted is {_LEAST_GAS} or more")
+
+
+def _pretended(to: str, owner: str) -> dict[str, Any]:
+    """State in which the contract of ``owner`` stands at ``to``, and the owner can pay for any gas."""
+    return {to: {"code": runtime_code(owner), "stateDiff": dict(_IDLE_STORAGE)}, owner: {"balance": _AMPLE_WEI}}
+
+
+def _reverted(refused: Refused) -> WouldRevert:
+    said = re.search("0x(?:[0-9a-fA-F]{2})+$", refused.data)  # Parity's line writes "Reverted 0x..."
+    return WouldRevert(revert_reason(said[0]) if said else refused.message, said[0] if said else "0x")
 
 
 def _is_revert(refused: Refused) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ _NEIGHBOURS = 2  # integer sizes tried on either side of the closed-form optimum
 _LIFE_BLOCKS = {"private": 1, "public": 2}  # a bundle names its block; a public transaction may be a block late
 _BASE_FEE_HEADROOM = 1.27  # two full blocks raise the base fee by 26.6 %
 _FRESH_SLOTS = 1.5  # gas over the environment's estimate where ticks and holders are met for the first time
+_UNREFUNDED = 1.25  # gas needed over gas used: up to a fifth of it is given back at the end (EIP-3529)
 WEI = 1e18
 _FLASH_SWAPS = frozenset(lender.name for lender in FLASH_SWAPS)
 
@@ -108,7 +110,7 @@ class Planner:
 
     def plan(self, decision: Decision, view: ChainView) -> tuple[Plan, Order] | str:
         """The transaction for a decision that acts, and what the gate judges of it; or in words why there is none."""
-        buy, sell = self._watched[decision.buy], self._watched[decision.sell]
+        buy = self._watched[decision.buy]
         if decision.lender not in self._lenders and decision.lender not in _FLASH_SWAPS:
             return f"lenders.{decision.lender}: no address"
         unit = 10**buy.quote_decimals
@@ -124,13 +126,38 @@ class Planner:
         )
         if cycle is None or cycle.profit <= 0:
             return "no exact size pays"
+        # what the environment's tape cannot see: the ticks that this size crosses
+        gas_used = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
+        gas_limit = int(gas_used * _FRESH_SLOTS * self._gas_margin)
+        return self._priced(decision, view, cycle.amount_in, cycle.profit, gas_used, gas_limit)
+
+    def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str:
+        """The same trade priced by the gas that it uses where it is simulated: that is what the tip is paid on.
+
+        Raises ValueError for a gas below 1.
+        """
+        if gas_used < 1:
+            raise ValueError(f"gas_used = {gas_used}; accepted is 1 or more")
+        gas_limit = math.ceil(gas_used * _UNREFUNDED * self._gas_margin)
+        return self._priced(decision, view, plan.amount_in_raw, plan.expected_profit_raw, gas_used, gas_limit)
+
+    def gain_eth(self, plan: Plan, fee_wei: int) -> float:
+        """What is left of a plan's profit at this price per gas, ETH."""
+        unit = 10 ** self._watched[plan.buy].quote_decimals
+        chain = self._observer.config.chain
+        per_eth = self.quote_per_eth
+        return float((plan.expected_profit_raw / unit - chain.data_fee_quote) / per_eth - plan.gas_used * fee_wei / WEI)
+
+    def _priced(
+        self, decision: Decision, view: ChainView, amount_in: int, profit: int, gas_used: int, gas_limit: int
+    ) -> tuple[Plan, Order] | str:
+        buy, sell = self._watched[decision.buy], self._watched[decision.sell]
+        unit = 10**buy.quote_decimals
         head, chain = view.head, self._observer.config.chain
         base_fee = next_base_fee(head.base_fee_wei, head.gas_used, head.gas_limit // chain.elasticity, chain.base_fee_denominator)
         per_eth = self.quote_per_eth
-        profit_eth = cycle.profit / unit / per_eth
+        profit_eth = profit / unit / per_eth
         tip_eth = profit_eth * decision.bid_share
-        # what the environment's tape cannot see: the ticks that this size crosses
-        gas_used = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
         priority_fee = int(tip_eth * WEI / gas_used)
         max_fee = int(base_fee * _BASE_FEE_HEADROOM) + priority_fee
         if max_fee > self._maximum_fee_wei:
@@ -138,15 +165,18 @@ class Planner:
         last_block = head.number + _LIFE_BLOCKS[decision.channel]
         gas_eth, data_fee_eth = gas_used * base_fee / WEI, chain.data_fee_quote / per_eth
         cost_eth = gas_eth + tip_eth + data_fee_eth
+        # whoever builds the block earns by each gas, and can make it use some more
+        most_eth = (gas_eth + tip_eth) * self._gas_margin + data_fee_eth
         # Landing must never cost more than a revert would: a private one then costs nothing, a public one what it burns.
         share = self._observer.config.revert_gas_share if decision.channel == "public" or chain.private_revert_pays else 0.0
-        minimum = max(int(cycle.profit * (1.0 - decision.tolerance)), int((1.0 - share) * cost_eth * per_eth * unit))
-        if minimum > cycle.profit:
+        floor = int((1.0 - share) * most_eth * per_eth * unit)
+        minimum = max(int(profit * (1.0 - decision.tolerance)), min(floor, profit))
+        if int((1.0 - share) * cost_eth * per_eth * unit) > profit:
             return f"costs {cost_eth:.6g} of the coin in gas and tip; accepted is up to its profit, {profit_eth:.6g}"
         route = Route(
             funding=decision.lender,
             lender=self._lenders.get(decision.lender),
-            amount_in_raw=cycle.amount_in,
+            amount_in_raw=amount_in,
             minimum_profit_raw=minimum,
             last_block=last_block,
             legs=(_leg(buy, buy.quote), _leg(sell, sell.base)),
@@ -161,18 +191,19 @@ class Planner:
             buy=decision.buy,
             sell=decision.sell,
             lender=decision.lender,
-            amount_in_raw=cycle.amount_in,
-            expected_profit_raw=cycle.profit,
+            amount_in_raw=amount_in,
+            expected_profit_raw=profit,
             minimum_profit_raw=minimum,
             channel=decision.channel,
             to=self._executor,
             data=data,
-            gas_limit=int(gas_used * _FRESH_SLOTS * self._gas_margin),
+            gas_limit=gas_limit,
             max_fee_wei=max_fee,
             priority_fee_wei=priority_fee,
             gas_used=gas_used,
         )
-        notional_eth = cycle.amount_in / unit / per_eth
+        notional_eth = amount_in / unit / per_eth
+        burnt_eth = share * gas_used * self._gas_margin * max_fee / WEI + data_fee_eth if share else 0.0
         order = Order(
             key=plan.key,
             block_number=head.number,
@@ -182,7 +213,7 @@ class Planner:
             borrowed_eth=notional_eth,
             flash=True,
             expected_profit_eth=profit_eth - cost_eth,
-            worst_cost_eth=share * gas_used * max_fee / WEI + data_fee_eth if share else 0.0,
+            worst_cost_eth=burnt_eth + max(floor - minimum, 0) / unit / per_eth,
             confidence=decision.confidence,
         )
         return plan, order

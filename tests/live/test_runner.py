@@ -303,7 +303,7 @@ def test_landing_never_costs_more_than_what_the_gate_was_told(
         plan, order = made
         per_eth = planner.quote_per_eth * 1e6
         paid_eth = (plan.gas_used * view.head.base_fee_wei + plan.gas_used * plan.priority_fee_wei) / 1e18
-        worst_landing = paid_eth - plan.minimum_profit_raw / per_eth
+        worst_landing = 1.2 * paid_eth - plan.minimum_profit_raw / per_eth  # a fifth more gas than is expected, as is the limit
         assert worst_landing <= order.worst_cost_eth + 1e-9
         assert plan.minimum_profit_raw <= plan.expected_profit_raw
         assert plan.priority_fee_wei <= plan.max_fee_wei and plan.gas_used < plan.gas_limit

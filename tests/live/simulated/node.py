@@ -8,7 +8,7 @@ from typing import Any
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool, PoolError
 from arbgym.live.terms import Refused, Unknown
-from tests.live.simulated.chain import GAS_LIMIT, GAS_USED, Block, Draft, Refusal, SimulatedChain, Transaction
+from tests.live.simulated.chain import GAS_LIMIT, GAS_REVERTED, GAS_USED, Block, Draft, Refusal, SimulatedChain, Transaction
 from tests.live.simulated.clock import SimulatedClock
 from tests.live.simulated.encoding import selector, signed, words
 
@@ -47,6 +47,7 @@ class SimulatedNode:
             "eth_getLogs": self._logs,
             "eth_call": self._call,
             "eth_estimateGas": self._estimate,
+            "eth_simulateV1": self._simulate,
             "eth_getCode": self._code,
             "eth_getBalance": lambda address, tag="latest": hex(self._balance(address, tag)),
             "eth_getTransactionCount": lambda address, tag="latest": hex(self._count(address, tag)),
@@ -170,6 +171,15 @@ class SimulatedNode:
     def _estimate(self, call: dict[str, Any], tag: Any = "latest") -> str:
         self._call(call, tag)
         return hex(GAS_USED)
+
+    def _simulate(self, asked: dict[str, Any], tag: Any = "latest") -> list[dict[str, Any]]:
+        (block,) = asked["blockStateCalls"]
+        (call,) = block["calls"]
+        try:
+            answer = self._call(call, tag)
+        except PoolError:
+            return [{"calls": [{"status": "0x0", "gasUsed": hex(GAS_REVERTED), "returnData": "0x", "logs": []}]}]
+        return [{"calls": [{"status": "0x1", "gasUsed": hex(GAS_USED), "returnData": answer, "logs": []}]}]
 
     def _call(self, call: dict[str, Any], tag: Any = "latest", overrides: Any = None) -> str:
         block = self._block(tag)

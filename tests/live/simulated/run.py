@@ -18,7 +18,7 @@ from rlp import encode as rlp_encode
 
 from arbgym.live.channels import PublicChannel
 from arbgym.live.decision import Decider
-from arbgym.live.executor import simulate
+from arbgym.live.executor import GasMeter, simulate
 from arbgym.live.feed import ChainFeed, WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -255,6 +255,7 @@ class World:
                 max_fee_wei=plan.max_fee_wei,
             )
 
+        meter = GasMeter(self.endpoint, deployed=True)
         feed = ChainFeed(
             self.endpoint,
             self.clock,
@@ -297,6 +298,7 @@ class World:
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
             simulate=simulate_plan,
+            measure=lambda plan: meter.measure(to=plan.to, sender=ACCOUNT, data=plan.data, block=plan.block_hash),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
             earlier=lambda: journal.outcomes(1_000),
             with_next_commit=journal.with_next_commit,
