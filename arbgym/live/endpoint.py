@@ -263,9 +263,20 @@ class SocketEndpoint:
                     self._told.clear()
                     await self._told.wait()
         except TimeoutError as error:
+            # requests may go on being answered where the subscription is lost, behind a proxy: the next call makes both anew
+            await self._drop()
             raise Unknown("next_head", "timeout", f"no new head in {timeout_s:g} s") from error
         head, self._newest = self._newest, None
         return head
+
+    async def _drop(self) -> None:
+        """Forget connection and subscription. No farewell: who does not answer would be waited for."""
+        socket, listener = self._socket, self._listener
+        self._socket = self._subscription = self._newest = None
+        if socket is not None:
+            socket.transport.abort()
+        if listener is not None:
+            await asyncio.gather(listener, return_exceptions=True)
 
     async def close(self) -> None:
         """Let go of the connection."""

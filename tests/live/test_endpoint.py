@@ -258,24 +258,32 @@ def test_new_heads_over_websocket_are_told_of_and_only_the_newest_is_kept() -> N
             await endpoint.request("hang up", [])
         assert await endpoint.next_head(1.0) == {"hash": "0x0"}  # subscribed anew
 
-    async def run() -> None:
-        async def socket(request: web.Request) -> web.StreamResponse:
-            opened = web.WebSocketResponse()
-            await opened.prepare(request)
-            async for message in opened:
-                asked = json.loads(message.data)
-                if asked["method"] == "hang up":
-                    break
-                result: Any = None
-                if asked["method"] == "push":
-                    await opened.send_str(asked["params"][0])
-                elif asked["method"] == "eth_subscribe":
-                    result = "0xcd"
-                else:
-                    result = {"hash": "0x0"}
-                await opened.send_str(json.dumps({"id": asked["id"], "result": result}))
-            return opened
+    async def socket(request: web.Request) -> web.StreamResponse:
+        opened = web.WebSocketResponse()
+        await opened.prepare(request)
+        async for message in opened:
+            asked = json.loads(message.data)
+            if asked["method"] == "hang up":
+                break
+            result: Any = None
+            if asked["method"] == "push":
+                await opened.send_str(asked["params"][0])
+            elif asked["method"] == "eth_subscribe":
+                result = "0xcd"
+            else:
+                result = {"hash": "0x0"}
+            await opened.send_str(json.dumps({"id": asked["id"], "result": result}))
+        return opened
 
+    serve_socket(socket, story)
+
+
+def serve_socket(
+    socket: Callable[[web.Request], Awaitable[web.StreamResponse]], story: Callable[[LocatedEndpoint], Awaitable[None]]
+) -> None:
+    """Run a story with an endpoint on a server of this WebSocket handler."""
+
+    async def run() -> None:
         app = web.Application()
         app.router.add_get("/", socket)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -289,6 +297,40 @@ def test_new_heads_over_websocket_are_told_of_and_only_the_newest_is_kept() -> N
             await runner.cleanup()
 
     asyncio.run(run())
+
+
+def test_a_subscription_that_is_lost_in_silence_is_made_anew_after_the_time_out() -> None:
+    """A proxy whose backend restarted: requests are answered, and nobody tells of heads any more."""
+    connections: list[list[str]] = []
+
+    async def socket(request: web.Request) -> web.StreamResponse:
+        opened = web.WebSocketResponse()
+        await opened.prepare(request)
+        asked_here: list[str] = []
+        connections.append(asked_here)
+        number = len(connections)
+        async for message in opened:
+            asked = json.loads(message.data)
+            asked_here.append(asked["method"])
+            result: Any = f"0x{number}" if asked["method"] == "eth_subscribe" else {"hash": f"0x{number}.0"}
+            await opened.send_str(json.dumps({"id": asked["id"], "result": result}))
+            if asked["method"] == "eth_tell" and number > 1:  # the first connection's subscription is gone
+                told = {"subscription": f"0x{number}", "result": {"hash": f"0x{number}.1"}}
+                await opened.send_str(json.dumps({"method": "eth_subscription", "params": told}))
+        return opened
+
+    async def story(endpoint: LocatedEndpoint) -> None:
+        assert await endpoint.next_head(1.0) == {"hash": "0x1.0"}
+        assert await endpoint.request("eth_tell", [])
+        with pytest.raises(Unknown) as caught:
+            await endpoint.next_head(0.05)
+        assert (caught.value.method, caught.value.kind) == ("next_head", "timeout")
+        assert await endpoint.next_head(1.0) == {"hash": "0x2.0"}
+        assert await endpoint.request("eth_tell", [])
+        assert await endpoint.next_head(1.0) == {"hash": "0x2.1"}
+        assert [asked.count("eth_subscribe") for asked in connections] == [1, 1]
+
+    serve_socket(socket, story)
 
 
 @pytest.mark.parametrize(
