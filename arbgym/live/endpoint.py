@@ -25,6 +25,9 @@ from arbgym.live.terms import Call, Clock, Endpoint, Refused, Unknown
 _BATCH = 100  # requests in one HTTP post: what the stricter providers take
 _MOST_BYTES = 64 * 2**20  # of one message
 _SHOWN = 300  # characters of a node's words that are kept
+# Whoever asks for these has looked at the kill switch just now: no time may pass in connecting.
+_AT_ONCE = frozenset(("eth_sendRawTransaction", "eth_sendBundle", "eth_sendPrivateTransaction"))
+_CONNECTING_S = 0.5  # at most for one of these over HTTP, where a server may end its connections after every answer
 _JSON = {"Content-Type": "application/json"}
 
 
@@ -120,6 +123,7 @@ class HttpEndpoint:
     def __init__(self, url: str, timeout_s: float, clock: Clock, poll_s: float) -> None:
         self._url, self._clock, self._poll_s = url, clock, poll_s
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._at_once = aiohttp.ClientTimeout(total=timeout_s, connect=min(timeout_s, _CONNECTING_S))
         self._words = _Words(url)
         self._session: aiohttp.ClientSession | None = None
         self._count = 0
@@ -172,15 +176,18 @@ class HttpEndpoint:
 
     async def _post(self, method: str, asked: Any) -> Any:
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=_JSON)
+            self._session = aiohttp.ClientSession(headers=_JSON)
+        limits = self._at_once if method in _AT_ONCE else self._timeout
         try:
-            async with self._session.post(self._url, data=json.dumps(asked), allow_redirects=False) as answer:
+            async with self._session.post(self._url, data=json.dumps(asked), allow_redirects=False, timeout=limits) as answer:
                 status = answer.status
                 if status == HTTPStatus.TOO_MANY_REQUESTS:
                     raise Unknown(method, "rate_limited", f"HTTP {status}")
                 if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                     raise Unknown(method, "server", f"HTTP {status}")
                 body = await _read(answer)
+        except aiohttp.ConnectionTimeoutError:
+            raise Unknown(method, "connection", f"none in {limits.connect:g} s; not sent") from None
         except TimeoutError as error:
             raise Unknown(method, "timeout", f"no answer in {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:  # the error's words may hold the address: not repeated
@@ -204,7 +211,10 @@ async def _read(answer: aiohttp.ClientResponse) -> bytes:
 
 
 class SocketEndpoint:
-    """A node over WebSocket; new heads by subscription. A lost connection is opened again by the next request."""
+    """A node over WebSocket; new heads by subscription.
+
+    A lost connection is opened again by the next request that sends no transaction: one that does is Unknown, and was not sent.
+    """
 
     def __init__(self, url: str, timeout_s: float) -> None:
         self._url, self._timeout_s = url, timeout_s
@@ -306,6 +316,8 @@ class SocketEndpoint:
             self._waiting.pop(identity, None)
 
     async def _open(self, method: str) -> ClientConnection:
+        if method in _AT_ONCE and (self._socket is None or self._listener is None or self._listener.done()):
+            raise Unknown(method, "connection", "down; not sent")
         async with self._opening:
             if self._socket is None or self._listener is None or self._listener.done():
                 self._subscription = self._newest = None

@@ -154,12 +154,13 @@ def test_what_is_no_answer(scheme: str, name: str) -> None:
     kind = "server" if name == "hang up" and scheme == "http" else kind
 
     async def story(endpoint: LocatedEndpoint) -> None:
+        assert await endpoint.request("eth_chainId", [])
         with pytest.raises(Unknown) as caught:
             await endpoint.request("eth_sendRawTransaction", ["0x00"])
         assert caught.value.kind == kind
         assert (KEY not in str(caught.value) and caught.value.__cause__ is None) or KEY not in repr(caught.value.__cause__)
 
-    assert len(serve(scheme, answer, story)) == 1
+    assert len(serve(scheme, lambda asked: good(asked) if asked["method"] == "eth_chainId" else answer(asked), story)) == 2
 
 
 @BOTH
@@ -211,6 +212,45 @@ def test_a_lost_node_is_found_again_by_the_next_request(scheme: str) -> None:
         assert await endpoint.request("eth_c", []) == ["eth_c", []]
 
     serve(scheme, lambda asked: next(told)(asked), story)
+
+
+def test_a_transaction_waits_for_no_connection() -> None:
+    """The gate's last word was before: a kill that is engaged while connecting must hold."""
+
+    async def story(endpoint: LocatedEndpoint) -> None:
+        for _ in range(2):
+            with pytest.raises(Unknown, match="down; not sent") as caught:  # before the first connection
+                await endpoint.request("eth_sendRawTransaction", ["0x00"])
+            assert caught.value.kind == "connection"
+        assert await endpoint.request("eth_a", []) == ["eth_a", []]
+        assert await endpoint.request("eth_sendRawTransaction", ["0x01"]) == ["eth_sendRawTransaction", ["0x01"]]
+        with pytest.raises(Unknown):
+            await endpoint.request("hang up", [])
+        with pytest.raises(Unknown, match="down; not sent"):
+            await endpoint.request("eth_sendRawTransaction", ["0x02"])
+        assert await endpoint.request("eth_b", []) == ["eth_b", []]
+        assert await endpoint.request("eth_sendRawTransaction", ["0x03"]) == ["eth_sendRawTransaction", ["0x03"]]
+
+    def answer(asked: Any) -> Any:
+        return web.Response(status=502) if asked["method"] == "hang up" else good(asked)
+
+    asked = serve("ws", answer, story)
+    assert [one["params"] for one in asked if one["method"] == "eth_sendRawTransaction"] == [["0x01"], ["0x03"]]
+
+
+def test_a_transaction_over_http_spends_little_time_in_connecting() -> None:
+    async def run() -> None:
+        server = await asyncio.start_server(lambda reader, writer: asyncio.sleep(10.0), "127.0.0.1", 0)  # no TLS handshake ever
+        clock = SystemClock()
+        endpoint = connect(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", timeout_s=5.0, clock=clock)
+        started = clock.monotonic()
+        with pytest.raises(Unknown, match="not sent") as caught:
+            await endpoint.request("eth_sendRawTransaction", ["0x00"])
+        assert caught.value.kind == "connection" and clock.monotonic() - started < 2.0
+        await endpoint.close()
+        server.close()
+
+    asyncio.run(run())
 
 
 @BOTH
