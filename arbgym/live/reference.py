@@ -22,6 +22,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 2**20
 _MILLISECONDS = 1e3
+_AHEAD_S = 5.0  # by how much a source's clock may be ahead of ours
 
 Report = Callable[[str], None]
 ACCEPTED = (1e-12, 1e15)  # quote per base
@@ -105,12 +106,15 @@ class _Followed:
             self._task = None
 
     def take(self, price: float, time_s: float) -> None:
-        """Make this the newest price. Raises Refusal where it is none, or older than the one held."""
+        """Make this the newest price. Raises Refusal where it is none, of a time to come, or older than the one held."""
         low, high = self._accepted
         if not low <= price <= high:
             raise Refusal(f"price = {price}; accepted is {low} to {high}")
         if not 0.0 < time_s < math.inf:
             raise Refusal(f"time = {time_s}; accepted are Unix seconds")
+        # one that is accepted would have every later price refused as older, and would never grow old itself
+        if time_s > (latest_s := self._clock.now() + _AHEAD_S):
+            raise Refusal(f"time = {time_s}; accepted is up to {latest_s}, {_AHEAD_S:g} s from now")
         if self._latest is not None and time_s < self._latest.time_s:
             raise Refusal(f"time = {time_s}; accepted is {self._latest.time_s} or later: a newer price is here")
         self._latest = Reference(price, time_s, self._name)

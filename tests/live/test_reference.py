@@ -102,6 +102,18 @@ def test_a_price_never_goes_back_in_time() -> None:
     assert source.latest() == Reference(2.0, 2.0, "stream") and source.refused == 1
 
 
+@pytest.mark.parametrize("time_ms", [NOW * 1e6, NOW * 1e3 + 60_000, 1e300])
+def test_a_time_to_come_is_refused_and_keeps_no_later_price_out(time_ms: float) -> None:
+    """Microseconds for milliseconds, a wrong clock."""
+    reports: list[str] = []
+    source = StreamReference("ws://x", Clock(), reports.append)
+    source.take_message(json.dumps({"p": "1", "E": time_ms}))
+    assert source.latest() is None and "time = " in reports[0] and f"accepted is up to {NOW + 5.0}" in reports[0]
+    source.take_message(json.dumps({"p": "2", "E": NOW * 1e3}))
+    source.take_message(json.dumps({"p": "3", "E": NOW * 1e3 + 4_000}))  # clocks differ a little
+    assert source.latest() == Reference(3.0, NOW + 4.0, "stream") and source.refused == 1
+
+
 # ---------------------------------------------------------------------------------------------------------------- servers
 def serve(handler: Any, story: Callable[[str], Awaitable[None]]) -> None:
     async def run() -> None:
@@ -197,8 +209,8 @@ def test_a_file_is_followed_through_appends_rotation_and_cuts(tmp_path: Path) ->
             file.flush()
             await asyncio.sleep(0.02)
             assert source.latest() == Reference(2000.5, 100.0, "file")  # half a line is none
-            file.write("01\nnonsense\n-1,102\nnan,102\n")
-        await until(lambda: source.refused == 3)
+            file.write(f"01\nnonsense\n-1,102\nnan,102\n2001,{NOW * 1e3:.0f}\n")
+        await until(lambda: source.refused == 4)
         assert source.latest() == Reference(2001.0, 101.0, "file")
         path.rename(tmp_path / "prices.old")
         path.write_text("timestamp,price\n103,2003\n")
