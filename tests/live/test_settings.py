@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from arbgym.live import settings as live_settings
+from arbgym.live.clock import SystemClock
 from arbgym.live.profiles import NAMES, PROFILES
+from arbgym.live.reference import FileReference
 from arbgym.live.reload import LimitsFile, Reloaded
 from arbgym.live.risk import MemoryStore, RiskGate
 from arbgym.live.settings import PREFIX, Settings, SettingsError, load
@@ -79,6 +81,13 @@ def test_the_example_with_everything_uncommented_loads_and_shows_the_defaults() 
         if written is not None and field != "lenders":
             secret = getattr(default, "get_secret_value", None)
             assert written == (secret() if secret else str(default) if isinstance(default, Path) else default), (section, field)
+
+
+def test_the_columns_that_the_example_names_are_those_that_are_read() -> None:
+    found = re.search(r"^# path = .*# csv: (\S+) ", live_settings.example(), re.MULTILINE)
+    assert found is not None
+    source = FileReference(Path("prices.csv"), SystemClock(), lambda text: None)
+    assert source._columns(found[1] + "\n") == (0, 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- sources
