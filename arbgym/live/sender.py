@@ -188,6 +188,8 @@ class LiveSender(JournalSender):
             than the trade it replaces, costs 21,000 gas and ends a risk of many times that. ``trouble`` says where one does.
         bump_percent: by how much a replacement pays more, at least.
         bump_after_blocks: how long a public transaction may wait before its fees are raised.
+        worth: (plan, maximum fee, priority fee; wei per gas) whether the trade would still gain what it must at these fees; asked
+            right before they are raised. Where it would not, they stay: it waits, and is cancelled when it is late.
         halted: whether a kill or a halt forbids all but cancellations; asked right before a trade is sent, raised or sent again.
         on_point: called with the names in CRASH_POINTS; for tests.
     """
@@ -206,6 +208,7 @@ class LiveSender(JournalSender):
         maximum_fee_wei: int = 500 * 10**9,
         bump_after_blocks: int = 1,
         bump_percent: float = LEAST_BUMP_PERCENT,
+        worth: Callable[[Plan, int, int], bool] = lambda plan, max_fee_wei, priority_fee_wei: True,
         halted: Callable[[], bool] = lambda: False,
         on_point: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -219,7 +222,7 @@ class LiveSender(JournalSender):
                 raise LiveError(f"{name} = {value}; accepted is at least 1")
         if not LEAST_BUMP_PERCENT <= bump_percent <= 100.0:
             raise LiveError(f"bump_percent = {bump_percent}; accepted is {LEAST_BUMP_PERCENT} to 100")
-        self._bump_percent, self._halted = bump_percent, halted
+        self._bump_percent, self._worth, self._halted = bump_percent, worth, halted
         self._endpoint, self._channels, self._signer = endpoint, channels, signer
         self._chain_id, self._maximum_fee_wei, self._bump_after_blocks = chain_id, maximum_fee_wei, bump_after_blocks
         self._quote_token, self._owner = quote_token.lower(), (owner or signer.address).lower()
@@ -634,7 +637,8 @@ class LiveSender(JournalSender):
         newest = intent.transactions[-1]
         maximum_fee_wei = self._maximum_fee_wei if kind == "bump" else None
         fees = raised_fees(newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, maximum_fee_wei, self._bump_percent)
-        if fees is None:
+        # the calldata's least profit stays as it was signed, so that a dearer trade may be a certain loss; a cancellation has to be
+        if fees is None or (kind == "bump" and not self._worth(intent.plan, *fees)):
             await self._resend(intent, number)
             return
         signed = self._sign(intent.plan, kind, newest.nonce, *fees, number)

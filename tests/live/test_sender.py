@@ -53,6 +53,7 @@ class Bench:
         self.chain = chain or ScriptedChain()
         self.path, self.clock, self.on_point = path, SetClock(), on_point
         self.maximum_fee_wei, self.halted = maximum_fee_wei, False
+        self.worth: Callable[[Plan, int, int], bool] = lambda plan, max_fee_wei, priority_fee_wei: True
         self.open()
 
     def open(self) -> None:
@@ -67,6 +68,7 @@ class Bench:
             quote_token=QUOTE,
             owner=OWNER,
             maximum_fee_wei=self.maximum_fee_wei,
+            worth=lambda *asked: self.worth(*asked),
             halted=lambda: self.halted,
             on_point=self.on_point,
         )
@@ -419,6 +421,40 @@ def test_a_waiting_public_transaction_is_raised_when_the_base_fee_has_grown(benc
     assert "bump" in kinds and "cancel" not in kinds
     assert [one.state for one in outcomes] == [S.MINED]
     assert bench.chain.trades(plan.data) == 1
+
+
+def test_fees_are_raised_only_while_the_trade_is_worth_them(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.chain.random, "choice", lambda options: options[-1])  # the base fee grows with each block
+    plan = plan_at(bench.chain.head, 0, blocks=60, max_fee_wei=GWEI, priority_fee_wei=10**6)
+    asked: list[tuple[int, int]] = []
+
+    def worth(judged: Plan, max_fee_wei: int, priority_fee_wei: int) -> bool:
+        assert judged == plan
+        asked.append((max_fee_wei, priority_fee_wei))
+        return max_fee_wei <= most
+
+    bench.worth, most = worth, 0
+    bench.chain.evict = 1.0  # what is not sent again is gone
+    asyncio.run(bench.sender.settle(bench.chain.view()))
+    bench.send(plan)
+    for _ in range(10):
+        assert bench.mine() == []
+    (original,) = bench.journal.intent(plan.key).transactions
+    assert len(asked) == 10 and all(8 * fee >= 9 * GWEI and 8 * tip >= 9 * 10**6 for fee, tip in asked)
+    # it waits with the fees that were approved, and is sent again
+    assert {(one["maxFeePerGas"], one["data"]) for one in bench.chain.submitted} == {(original.max_fee_wei, plan.data)}
+    assert len(bench.chain.submitted) == 11 and bench.sender.trouble == ""
+    # what it may cost is what was asked for, to the wei
+    most, bench.chain.late = 10**15, 1.0
+    assert bench.mine() == [] and len(asked) == 11
+    bump = bench.journal.intent(plan.key).transactions[-1]
+    assert (bump.kind, (bump.max_fee_wei, bump.priority_fee_wei)) == ("bump", asked[-1])
+    # a cancellation is no trade: it is not asked about
+    most, bench.halted = 0, True
+    bench.mine()
+    assert bench.chain.submitted[-1]["data"] == "0x" and len(asked) == 11
+    bench.chain.late = 0.0
+    assert [one.state for one in bench.mine() + bench.mine()] == [S.REPLACED]
 
 
 @given(fee=st.integers(1, 10**13), priority=st.integers(0, 10**13), base_fee=st.integers(0, 10**13), most=st.integers(1, 10**13))
