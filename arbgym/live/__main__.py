@@ -12,17 +12,23 @@ after a restart.
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: a kill meanwhile is held until it is known which file has to say so
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1,))
+
 import argparse
 import asyncio
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import structlog
 
 from arbgym.live.assemble import Assembled, Options, assembled
+from arbgym.live.kill import KillSwitch
 from arbgym.live.logs import Redactor, log_loop_errors, start_logging
 from arbgym.live.recording import read_header
 from arbgym.live.runner import Stopped
@@ -79,13 +85,56 @@ def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-async def _run(options: Options, redactor: Redactor, given: argparse.Namespace) -> int:
+class KillSignal:
+    """SIGUSR1 engages the kill switch the moment it comes, whatever the process is at; until ``install`` it is held.
+
+    It stays installed: a kill that comes while the process ends is for the next one.
+    """
+
+    def __init__(self, switch: KillSwitch) -> None:
+        self._switch = switch
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._came = False
+        self._unsaid: list[str] = []  # what became of each: a signal's handler cannot log, whatever it interrupts may be logging
+
+    def install(self) -> None:
+        """From now on."""
+        signal.signal(signal.SIGUSR1, self._engage)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGUSR1,))
+
+    def go_on_with(self, switch: KillSwitch, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on the runner's own switch; what came before holds there even if the file could not be written."""
+        self._switch, self._loop = switch, loop
+        if self._came and not switch.engaged():
+            self._engage(signal.SIGUSR1, None)
+        self._say()
+
+    def _engage(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        failed = ""
+        try:
+            self._switch.engage("SIGUSR1")
+        except LiveError as error:
+            failed = str(error)
+        self._unsaid.append(failed)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._say)
+
+    def _say(self) -> None:
+        log = structlog.get_logger("arbgym.live")
+        while self._unsaid:
+            if failed := self._unsaid.pop(0):
+                log.error("kill switch", reason=failed)
+            log.warning("kill switch engaged", by="SIGUSR1")
+
+
+async def _run(options: Options, redactor: Redactor, given: argparse.Namespace, on_kill: KillSignal) -> int:
     loop = asyncio.get_running_loop()
     log_loop_errors(loop)
     async with assembled(options, redactor) as made:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, made.runner.stop)
-        loop.add_signal_handler(signal.SIGUSR1, _kill, made)
+        on_kill.go_on_with(made.runner.parts.kill, loop)
         gate, log = made.runner.parts.gate, structlog.get_logger("arbgym.live")
         if given.resume is not None:
             gate.resume(given.resume)
@@ -98,15 +147,6 @@ async def _run(options: Options, redactor: Redactor, given: argparse.Namespace) 
         finally:
             for close in watchers:
                 await close()
-
-
-def _kill(made: Assembled) -> None:
-    log = structlog.get_logger("arbgym.live")
-    try:
-        made.control.kill("SIGUSR1")
-    except LiveError as error:
-        log.error("kill switch", reason=str(error))
-    log.warning("kill switch engaged", by="SIGUSR1")
 
 
 async def _watchers(made: Assembled, settings: Settings, redactor: Redactor, terminal: bool) -> list[Any]:
@@ -166,6 +206,8 @@ def main(given: Sequence[str] | None = None) -> int:
         overrides = _overrides(arguments)
         # without a file: the example's pools, Ethereum's WETH/USDC
         settings = load(arguments.config or (None if arguments.replay else EXAMPLE), overrides)
+        on_kill = KillSignal(KillSwitch(settings.risk.kill_file))
+        on_kill.install()
         if arguments.terminal and settings.log.path is None:
             raise LiveError("log.path: none; accepted with --terminal is a file, the terminal is taken")
         logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)
@@ -179,7 +221,7 @@ def main(given: Sequence[str] | None = None) -> int:
             record=arguments.record,
             backend=arguments.backend,
         )
-        blocks = asyncio.run(_run(options, redactor, arguments))
+        blocks = asyncio.run(_run(options, redactor, arguments, on_kill))
         structlog.get_logger("arbgym.live").info("ended", blocks=blocks)
     except Stopped as error:
         print(f"stopped: {redactor.text(str(error))}", file=sys.stderr)

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("pydantic_settings", reason='the live extra is missing: pip install "arbgym[live]"')
 pytest.importorskip("onnx", reason="the extra train is not installed")
 
-from arbgym.live.__main__ import main
+from arbgym.live.__main__ import KillSignal, main
 from arbgym.live.alerts import AlertWatch
 from arbgym.live.assemble import Options, _while_it_can, assembled
 from arbgym.live.clock import SystemClock
 from arbgym.live.decision import Decider
 from arbgym.live.feed import WatchedLender
 from arbgym.live.journal import Journal
+from arbgym.live.kill import KillSwitch
 from arbgym.live.logs import Redactor
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
@@ -344,3 +353,91 @@ def test_the_command_refuses_a_missing_policy_and_prints_its_example(tmp_path: P
     assert "refused" in capsys.readouterr().err
     assert main(["--example"]) == 0
     assert "[chain]" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------- SIGUSR1, early
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A node that takes connections and says nothing: what asks it hangs while it is put together."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(60.0)
+        yield server
+
+
+@contextmanager
+def started(folder: Path, server: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    """The command as a process of its own, asking that node."""
+    config = folder / "live.toml"
+    lines = [
+        f'[chain]\nrpc = "http://127.0.0.1:{server.getsockname()[1]}"\nchain_id = 1\nrequest_timeout_s = 60.0\n',
+        f'[pair]\nbase = "{WATCHED[0].base}"\nquote = "{WATCHED[0].quote}"\n',
+        *(f'[[pools]]\nname = "{pool.name}"\naddress = "{pool.address}"\nfee_ppm = {pool.fee_ppm}\n' for pool in WATCHED),
+        f'[risk]\nkill_file = "{folder / "kill"}"\n[journal]\npath = "{folder / "journal.sqlite"}"\n',
+    ]
+    config.write_text("\n".join(lines))
+    policy = save_policy(folder / "policy", masked=True, prefer=EAGER)
+    command = [sys.executable, "-m", "arbgym.live", str(policy), "--config", str(config)]
+    process = subprocess.Popen(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60.0
+    while not seen():
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_a_kill_while_the_runner_is_put_together_writes_the_file(tmp_path: Path, silent: socket.socket) -> None:
+    with started(tmp_path, silent) as process:
+        connection, _ = silent.accept()
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: KillSwitch(tmp_path / "kill").reason() == "SIGUSR1", process)
+        connection.close()
+
+
+def test_a_kill_before_the_settings_are_known_is_held_until_they_are(tmp_path: Path, silent: socket.socket) -> None:
+    def held() -> bool:
+        (blocked,) = (line for line in status.read_text().splitlines() if line.startswith("SigBlk"))
+        return bool(int(blocked.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+    with started(tmp_path, silent) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        if not status.exists():
+            pytest.skip("no /proc")
+        wait_for(held, process)
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: KillSwitch(tmp_path / "kill").reason() == "SIGUSR1", process)
+
+
+def test_a_kill_whose_file_could_not_be_written_holds_in_the_runner(tmp_path: Path) -> None:
+    """The early switch was another one."""
+    early, own = KillSwitch(tmp_path / "missing" / "kill"), KillSwitch(tmp_path / "kill")
+    former = signal.getsignal(signal.SIGUSR1)
+
+    async def run() -> None:
+        on_kill = KillSignal(early)
+        on_kill.install()
+        on_kill.go_on_with(own, asyncio.get_running_loop())
+        assert not own.engaged()
+        on_kill = KillSignal(early)
+        on_kill.install()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        on_kill.go_on_with(own, asyncio.get_running_loop())
+        assert own.engaged() and own.reason() == "SIGUSR1"
+        own.release()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert own.engaged()  # before the loop gets to do anything
+        await asyncio.sleep(0)
+
+    try:
+        with structlog.testing.capture_logs() as said:
+            asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert [one["log_level"] for one in said] == ["error", "warning", "warning", "warning"]
