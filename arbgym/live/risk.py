@@ -563,7 +563,8 @@ def _entry(outcome: Outcome, profit_eth: float, order: _Open | None) -> _Entry:
         outcome.block_number,
         int(outcome.time_s // _DAY_S),
         net_wei,
-        outcome.gas_cost_wei + (outcome.tip_wei if reverted else 0),
+        # a fill's tip is paid out of its profit; that of a revert, a cancellation or a filled gap is gone like its gas
+        outcome.gas_cost_wei + (0 if filled else outcome.tip_wei),
         order.exposure_wei if filled and order is not None else 0,
         trial,
         int(reverted),

@@ -586,6 +586,19 @@ def test_dry_outcomes_move_the_totals_but_prove_nothing() -> None:
     assert (gate.equity_eth, gate.success_rate) == (EQUITY_ETH + 0.375, before)
 
 
+@pytest.mark.parametrize(
+    ("state", "gas_eth"),
+    [(IntentState.MINED, 0.01), (IntentState.DRY, 0.01), (IntentState.REVERTED, 0.05), (IntentState.REPLACED, 0.05)],
+)
+def test_the_tip_of_what_was_not_filled_is_gas(state: IntentState, gas_eth: float) -> None:
+    gate = RiskGate(replace(WIDE, gas_budget_eth_per_day=0.05), TestClock(), MemoryStore(), EQUITY_ETH)
+    gate.record(replace(outcome(ORDER, state, MIDNIGHT_S, 0.01), tip_wei=4 * 10**16), 0.5)
+    used = next(row.value for row in gate.status() if row.name == "gas_budget_eth_per_day")
+    assert used == gas_eth and gate.state is (GateState.REDUCING if used >= 0.05 else GateState.ACTIVE)
+    filled = state in (IntentState.MINED, IntentState.DRY)
+    assert gate.equity_eth == pytest.approx(EQUITY_ETH - 0.05 + 0.5 * filled)
+
+
 def test_a_profit_that_is_no_number_halts() -> None:
     gate = RiskGate(WIDE, TestClock(), MemoryStore(), EQUITY_ETH)
     gate.sent(ORDER)
