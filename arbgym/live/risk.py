@@ -8,7 +8,8 @@ States, which survive restarts and are left only by ``resume``:
 
 - ``REDUCING``: the day's gas budget is used up, or too many reverts followed each other. Only inventory may be sold off; an
   order that does so is held to every limit but these two, the least profit and the Kelly stake.
-- ``HALTED``: the day's loss or the drawdown reached its limit, the clock jumped, the store failed, or somebody called ``halt``.
+- ``HALTED``: the day's loss or the drawdown reached its limit, no equity is left, the clock jumped, the store failed, or somebody
+  called ``halt``.
 
 The Kelly stake: an order that costs w where it reverts and makes v where it succeeds with probability p is a bet at odds
 b = v / w, whose growth-optimal stake is f* = p - (1 - p) / b of equity (Kelly 1956). Refused is w above the share
@@ -268,6 +269,7 @@ class RiskGate:
         day_net, day_gas = self._day_eth(now)
         if worst - day_net > limits.max_daily_loss_eth:
             return _refused("max_daily_loss_eth", worst - day_net, f"at most {limits.max_daily_loss_eth:g}")
+        # neither is 0 or less here: the gate would be HALTED
         drawdown = (totals.peak_wei - totals.equity_wei + worst_wei) / totals.peak_wei
         if drawdown > limits.max_drawdown:
             return _refused("max_drawdown", drawdown, f"at most {limits.max_drawdown:g}")
@@ -359,8 +361,10 @@ class RiskGate:
         """Back to ACTIVE by a person's decision: peak equity, reverts in a row and the success rate start anew.
 
         The day's loss and gas do not. Raises LiveError where one of them is used up still, or the state cannot be kept: loosen
-        that limit, or wait for the next UTC day.
+        that limit, or wait for the next UTC day. Without equity there is nothing to trade with, and no drawdown of it.
         """
+        if self._totals.equity_wei <= 0:
+            raise LiveError(self._no_equity())
         day_net, day_gas = self._day_eth(self._clock.now())
         for name, value in (("max_daily_loss_eth", -day_net), ("gas_budget_eth_per_day", day_gas)):
             limit = getattr(self.limits, name)
@@ -407,7 +411,9 @@ class RiskGate:
 
     @property
     def drawdown(self) -> float:
-        """Share of the highest equity that is lost."""
+        """Share of the highest equity that is lost; all of it where none is left."""
+        if min(self._totals.equity_wei, self._totals.peak_wei) <= 0:
+            return 1.0
         return (self._totals.peak_wei - self._totals.equity_wei) / self._totals.peak_wei
 
     @property
@@ -479,6 +485,8 @@ class RiskGate:
 
     def _latch(self) -> None:
         """Enter the state that the totals ask for; never leave one."""
+        if self._totals.equity_wei <= 0:
+            self._enter(GateState.HALTED, self._no_equity())
         day_net, day_gas = self._day_eth(self._clock.now())
         limits = self.limits
         for name, value, state in (
@@ -489,6 +497,9 @@ class RiskGate:
         ):
             if value > 0.0 and value >= getattr(limits, name):
                 self._enter(state, f"{name} = {value:g}; accepted is below {getattr(limits, name):g}")
+
+    def _no_equity(self) -> str:
+        return f"equity = {self.equity_eth:g} ETH; accepted is above 0: a larger risk.equity_eth in the settings, and a restart"
 
     def _enter(self, state: GateState, reason: str) -> None:
         if _SEVERITY[state] > _SEVERITY[self.state]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -443,6 +444,41 @@ def test_drawdown_is_from_the_highest_equity() -> None:
     assert gate.drawdown == 3.0 / 16.0
     reverted(gate, clock, 2, 1.0)
     assert gate.state is GateState.HALTED
+
+
+@pytest.mark.parametrize("lost_eth", [8.0, 9.0])
+def test_without_equity_all_of_it_is_lost(lost_eth: float) -> None:
+    clock, store = TestClock(), JsonStore()
+    gate = RiskGate(WIDE, clock, store, EQUITY_ETH)
+    reverted(gate, clock, 1, lost_eth)
+    named = rf"equity = {EQUITY_ETH - lost_eth:g} ETH; accepted is above 0: a larger risk\.equity_eth in the settings"
+    assert (gate.drawdown, gate.state, gate.check(ORDER).limit) == (1.0, GateState.HALTED, "state")
+    assert re.match(named, gate.reason)
+    assert next(row.value for row in gate.status() if row.name == "max_drawdown") == 1.0
+    for again in (gate, RiskGate(WIDE, clock, store, EQUITY_ETH)):
+        with pytest.raises(LiveError, match=named):
+            again.resume("hope")
+        assert again.state is GateState.HALTED and again.drawdown == 1.0 and not again.check(ORDER).allowed
+    more = RiskGate(WIDE, clock, store, EQUITY_ETH + 4.0)
+    assert more.state is GateState.HALTED and more.equity_eth == 12.0 - lost_eth
+    more.resume("paid in")
+    assert (more.state, more.drawdown, more.check(ORDER).allowed) == (GateState.ACTIVE, 0.0, True)
+
+
+@pytest.mark.parametrize("equity_eth", [0.5, 4.0, 6.0])
+def test_capital_that_is_taken_out_after_losses_may_leave_none(equity_eth: float) -> None:
+    clock, store = TestClock(), JsonStore()
+    gate = RiskGate(WIDE, clock, store, 8.0)
+    reverted(gate, clock, 1, 4.0)
+    gate.resume("a loss that was looked at: the highest equity is what is left")
+    again = RiskGate(WIDE, clock, store, equity_eth)  # 4 less than that
+    assert again.equity_eth == equity_eth - 4.0
+    if equity_eth > 4.0:
+        assert again.state is GateState.ACTIVE and 0.0 <= again.drawdown < 1.0
+        return
+    assert (again.drawdown, again.state) == (1.0, GateState.HALTED)
+    with pytest.raises(LiveError, match=r"risk\.equity_eth"):
+        again.resume("hope")
 
 
 def test_leverage_is_over_the_equity_that_is_left() -> None:
