@@ -11,10 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"')
 pytest.importorskip("onnx", reason="the extra train is not installed")
@@ -165,6 +167,26 @@ def test_dry_run_differs_in_the_last_call_alone(slots: Anvil, tmp_path: Path) ->
     assert runner.shown.totals.dry >= len(found) - 1 and runner.shown.totals.profit_quote > 0.0
 
 
+def test_a_restart_tells_the_same_totals_at_the_prices_of_their_time(slots: Anvil, tmp_path: Path) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
+    policy = save_policy(tmp_path / "policy", seed=3, masked=True, prefer=PUBLIC)
+    settings = pools.settings(slots.url, tmp_path, risk=WIDE, fees=FEES)
+
+    def each(runner: Any) -> None:
+        if runner.decisions == 25:
+            runner.parts.kill.engage("all that was begun ends")
+
+    before = asyncio.run(take(Options(policy, settings), pools, 30, each)).shown
+    after = asyncio.run(take(Options(policy, settings), pools, 2)).shown
+    assert before.totals.attempts >= 5
+    assert replace(after.totals, decisions=0) == replace(before.totals, decisions=0, net_quote=after.totals.net_quote)
+    assert after.totals.net_quote == pytest.approx(before.totals.net_quote, rel=1e-12)
+    prices = {
+        value for (value,) in rows(tmp_path / "journal.dry-run.sqlite", "SELECT value FROM store WHERE name LIKE 'coin_price.%'")
+    }
+    assert len(prices) > 1  # at one of them the sum would be another
+
+
 def test_the_kill_switch_stops_all_sending(slots: Anvil, key: str, tmp_path: Path) -> None:
     pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
     executor = executor_of(slots.url)
@@ -238,3 +260,54 @@ def test_the_command_survives_a_node_that_dies(slots: Anvil, tmp_path: Path) -> 
         process.kill()
     assert process.returncode == 0
     assert "ended" in rest and "a-secret-path" not in "".join(said) + rest
+
+
+def test_the_journal_of_another_account_or_chain_is_refused(
+    slots: Anvil, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
+    policy = save_policy(tmp_path / "policy", seed=3, masked=True, prefer=PUBLIC)
+    settings = pools.settings(slots.url, tmp_path, executor=executor_of(slots.url), risk=WIDE, fees=FEES)
+    asyncio.run(take(Options(policy, settings, live=True), pools, 3))
+    asyncio.run(take(Options(policy, settings, live=True), pools, 3))
+
+    async def start(settings: Any) -> None:
+        async with assembled(Options(policy, settings, live=True), Redactor()):
+            pass
+
+    monkeypatch.setenv("ARBGYM_PRIVATE_KEY", "0x" + 64 * "7")
+    theirs = pools.settings(slots.url, tmp_path, executor=executor_of(slots.url), risk=WIDE, fees=FEES)
+    with pytest.raises(LiveError, match=r"account = 0x.*accepted is the journal of this chain and account, or a new file"):
+        asyncio.run(start(theirs))
+    monkeypatch.setenv("ARBGYM_PRIVATE_KEY", key)
+    other = Anvil()
+    try:
+        elsewhere = Pools(Market(other, (18, 6)), seed=5).settings(other.url, tmp_path, executor=executor_of(other.url))
+        with pytest.raises(LiveError, match="first_block = 0x"):
+            asyncio.run(start(elsewhere))
+    finally:
+        other.kill()
+
+
+def test_a_gate_that_halts_and_a_kill_are_told_once(slots: Anvil, tmp_path: Path) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
+    policy = save_policy(tmp_path / "policy", seed=3, masked=True, prefer=PUBLIC)
+    settings = pools.settings(slots.url, tmp_path, risk=WIDE, fees=FEES)
+    told: list[Any] = []
+
+    def each(runner: Any) -> None:
+        if runner.decisions == 2:
+            runner.parts.gate.halt("a test")
+            runner.parts.kill.engage("a test, too")
+        runner._log = structlog.wrap_logger(
+            structlog.PrintLogger(), processors=[lambda _, level, event: told.append(event) or ""]
+        )
+
+    asyncio.run(take(Options(policy, settings), pools, 6, each))
+    lines = [
+        (line["event"], line.get("state", line.get("engaged")), line["reason"]) for line in told if line["event"] in SWITCHES
+    ]
+    assert lines == [("gate", "halted", "a test"), ("kill switch", True, "a test, too")]
+
+
+SWITCHES = ("gate", "kill switch")
