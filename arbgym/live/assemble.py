@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from arbgym.live.signer import Signer
 
 RUNS_LIVE = ("ArbFlash-v0",)
+_OWNER = "journal.owner"  # which chain and account a journal is of
 NOBODY = "0x000000000000000000000000000000000000dead"  # pays gas in a dry run without an account
 _L1_BLOCK_NUMBERS = (42_161, 42_170, 421_614)  # Arbitrum One, Nova and Sepolia: a contract sees the parent chain's number
 
@@ -204,20 +205,31 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 head_timeout_s=settings.chain.head_timeout_s,
             )
         stack.push_async_callback(feed.close)
+        world = dict(feed.header.world) if isinstance(feed, RecordedFeed) else _world(settings)
         if options.record is not None:
-            recorder = Recorder(options.record, RecordingHeader(chain_id, tuple(pools), tuple(lenders)))
+            recorder = Recorder(options.record, RecordingHeader(chain_id, tuple(pools), tuple(lenders), world))
             stack.callback(recorder.close)
             each_block.append(_while_it_can(recorder.write, log))
 
-        observer = Observer(policy, pools, lenders=[lender.name for lender in lenders], changes=_world(settings, mode))
+        observer = Observer(policy, pools, lenders=[lender.name for lender in lenders], changes=world)
         _warn_of_another_world(observer, log)
         journal_path = _journal_path(settings.journal.path, mode, stack)
         journal = Journal(journal_path, clock, on_point=_timed_commits(metrics))
         kill = KillSwitch(settings.risk.kill_file)
-        gate = RiskGate(settings.limits, clock, journal, settings.risk.equity_eth, kill)
+        limits_here = settings.risk.limits(world.get("block_time_s", settings.chain.block_time_s))
+        gate = RiskGate(limits_here, clock, journal, settings.risk.equity_eth, kill)
         if options.settings_file is not None and mode != "replay":
             limits = LimitsFile(options.settings_file, settings, gate, options.overrides)
             each_block.append(lambda view: _say_reloaded(limits, log))
+        planner = Planner(
+            observer,
+            chain_id=chain_id,
+            policy_sha256=policy.manifest["sha256"],
+            executor=settings.executor or DRY_RUN_ADDRESS,
+            lenders=dict(settings.lenders),
+            maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
+            gas_margin=1.0 + settings.fees.gas_limit_margin_percent / 100.0,
+        )
         sender: Sender
         channels: dict[Channel, SendingChannel] = {}
         if signer is not None and endpoint is not None:
@@ -237,26 +249,21 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
                 maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
                 bump_percent=settings.fees.bump_percent,
                 halted=lambda: kill.engaged() or gate.state is GateState.HALTED,
+                worth=lambda plan, fee_wei, _: planner.gain_eth(plan, fee_wei) >= gate.limits.min_profit_eth,
             )
             if isinstance(feed, ChainFeed):
                 feed.asks_along = sender.questions
         else:
             sender = DrySender(journal, clock)
         stack.push_async_callback(sender.close)
+        if endpoint is not None:
+            await _require_own(journal, journal_path, endpoint, chain_id, None if signer is None else signer.address)
         manifest = policy.manifest
         parts = Parts(
             feed=feed,
             observer=observer,
             decider=Decider(policy, observer),
-            planner=Planner(
-                observer,
-                chain_id=chain_id,
-                policy_sha256=manifest["sha256"],
-                executor=settings.executor or DRY_RUN_ADDRESS,
-                lenders=dict(settings.lenders),
-                maximum_fee_wei=int(settings.fees.maximum_fee_gwei * 1e9),
-                gas_margin=1.0 + settings.fees.gas_limit_margin_percent / 100.0,
-            ),
+            planner=planner,
             gate=gate,
             kill=kill,
             sender=sender,
@@ -293,7 +300,17 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             policy_id=row.id,
             expires_at_s=parts.expires_at_s,
         )
-        log.info("ready", mode=mode, policy=row.sha256[:12], chain_id=chain_id, pools=[pool.name for pool in pools])
+        log.info(
+            "ready",
+            mode=mode,
+            policy=row.sha256[:12],
+            chain_id=chain_id,
+            pools=[pool.name for pool in pools],
+            gate=gate.state.value,
+            killed=kill.engaged(),
+            journal=str(journal_path.absolute()),
+            kill_file=str(kill.path.absolute()),
+        )
         # What stands by now stays: a collection that goes through all of it takes a tenth of a second, between a head and a send.
         gc.collect()
         gc.freeze()
@@ -381,11 +398,9 @@ def _reference(settings: Settings, clock: Clock, pools: Sequence[WatchedPool], r
     return StreamReference(f"{url}/{told.symbol.lower()}@bookTicker", clock, report)
 
 
-def _world(settings: Settings, mode: Mode) -> dict[str, Any]:
-    """What the chain, and not the policy's configuration, decides."""
-    if mode == "replay":
-        return {}
-    changes: dict[str, Any] = {"block_time_s": settings.chain.block_time_s}
+def _world(settings: Settings) -> dict[str, float]:
+    """What the chain, and not the policy's configuration, decides; a recording says it for its replay."""
+    changes = {"block_time_s": settings.chain.block_time_s}
     if settings.pair.native_is_base:
         changes["native_price_ratio"] = 1.0
     elif settings.pair.native_price_ratio is not None:
@@ -421,6 +436,24 @@ def _while_it_can(write: Callable[[ChainView], None], log: Any) -> Callable[[Cha
                 log.error("the recording ends here", block=view.head.number, reason=str(error))
 
     return attempt
+
+
+async def _require_own(journal: Journal, path: Path, endpoint: Endpoint, chain_id: int, account: str | None) -> None:
+    """Refuse the journal of another chain or account: what is open there would be replaced here, by transactions that cost."""
+    first = await endpoint.request("eth_getBlockByNumber", ["0x0", False])
+    mine = {"chain_id": chain_id, "first_block": str(first["hash"]) if isinstance(first, dict) and "hash" in first else None}
+    if account is not None:
+        mine["account"] = account.lower()
+    kept = journal.get(_OWNER)
+    if kept is None:
+        journal.put(_OWNER, mine)
+        return
+    for name, value in mine.items():
+        if value is not None and kept.get(name) not in (None, value):
+            raise LiveError(
+                f"journal {path}: {name} = {kept[name]}, and here it is {value}; "
+                "accepted is the journal of this chain and account, or a new file (--journal)"
+            )
 
 
 def _journal_path(path: Path, mode: Mode, stack: AsyncExitStack) -> Path:

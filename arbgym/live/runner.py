@@ -105,6 +105,7 @@ class Runner:
         self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
         self._decided: dict[str, int] = {}  # the block in which the latest intents were decided
         self._recovered = False  # what an earlier process left is settled
+        self._stands = ("ACTIVE", False)  # the gate's state and the kill switch, as the log has them
 
     @property
     def stopping(self) -> bool:
@@ -204,7 +205,20 @@ class Runner:
             parts.flush()
         except LiveError as error:
             raise Stopped(f"the journal could not be kept: {error}") from error
+        self._say_where_it_stands()
         self._show(view)
+
+    def _say_where_it_stands(self) -> None:
+        """A line for each change of the gate's state and of the kill switch, whoever made it."""
+        gate, killed = self.parts.gate, self.parts.kill.engaged()
+        state, was_killed = self._stands
+        if gate.state.value != state:
+            say = self._log.info if gate.state.value == "ACTIVE" else self._log.error
+            say("gate", state=gate.state.value, before=state, reason=gate.reason)
+        if killed != was_killed:
+            say = self._log.error if killed else self._log.warning
+            say("kill switch", engaged=killed, reason=self.parts.kill.reason(), file=str(self.parts.kill.path))
+        self._stands = (gate.state.value, killed)
 
     async def _recover(self) -> None:
         """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""

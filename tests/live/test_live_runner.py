@@ -276,12 +276,14 @@ def test_the_journal_of_another_account_or_chain_is_refused(
             pass
 
     monkeypatch.setenv("ARBGYM_PRIVATE_KEY", "0x" + 64 * "7")
+    slots.call("anvil_setBalance", load_signer(None).address, hex(10**21))
     theirs = pools.settings(slots.url, tmp_path, executor=executor_of(slots.url), risk=WIDE, fees=FEES)
     with pytest.raises(LiveError, match=r"account = 0x.*accepted is the journal of this chain and account, or a new file"):
         asyncio.run(start(theirs))
     monkeypatch.setenv("ARBGYM_PRIVATE_KEY", key)
     other = Anvil()
     try:
+        other.call("anvil_setBalance", load_signer(None).address, hex(10**21))
         elsewhere = Pools(Market(other, (18, 6)), seed=5).settings(other.url, tmp_path, executor=executor_of(other.url))
         with pytest.raises(LiveError, match="first_block = 0x"):
             asyncio.run(start(elsewhere))
@@ -307,7 +309,7 @@ def test_a_gate_that_halts_and_a_kill_are_told_once(slots: Anvil, tmp_path: Path
     lines = [
         (line["event"], line.get("state", line.get("engaged")), line["reason"]) for line in told if line["event"] in SWITCHES
     ]
-    assert lines == [("gate", "halted", "a test"), ("kill switch", True, "a test, too")]
+    assert lines == [("gate", "HALTED", "a test"), ("kill switch", True, "a test, too")]
 
 
 SWITCHES = ("gate", "kill switch")

@@ -216,7 +216,7 @@ class World:
         try:
             parts = self._parts(journal)
             sender = parts.sender
-            if self.resumes and parts.gate.state.value != "active":
+            if self.resumes and parts.gate.state is not GateState.ACTIVE:
                 parts.gate.resume("a person looked")
                 self.record.resumes.append(self.clock.now())
             self.runner = Runner(parts)
