@@ -13,7 +13,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -26,6 +26,7 @@ from arbgym.live.terms import ChainView, EndOfFeed, FeedBroken, Head, PoolModel,
 
 FORMAT, VERSION = "arbgym live recording", 1
 _CHUNK = 2**16
+_WORLD = {"block_time_s": 86_400.0, "native_price_ratio": 1e9}  # what a header's ``world`` may name, and the most of each
 _Parsed = TypeVar("_Parsed")
 
 
@@ -35,11 +36,16 @@ class RecordingError(FeedBroken):
 
 @dataclass(frozen=True, slots=True)
 class RecordingHeader:
-    """What was recorded; pools and lenders in the order of the views."""
+    """What was recorded; pools and lenders in the order of the views.
+
+    ``world`` is what the chain, and not the policy's configuration, decided in the recorded run: its block time and its coin's
+    price. A replay that does not take it over would see other observations. Empty in recordings from before it was written.
+    """
 
     chain_id: int
     pools: tuple[WatchedPool, ...]
     lenders: tuple[WatchedLender, ...]
+    world: Mapping[str, float] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------------------------------------------------- writing
@@ -55,7 +61,8 @@ class Recorder:
         self._before: list[PoolModel | None] = [None] * len(header.pools)
         pools = [asdict(pool) for pool in header.pools]
         lenders = [asdict(lender) for lender in header.lenders]
-        self._write({"format": FORMAT, "version": VERSION, "chain_id": header.chain_id, "pools": pools, "lenders": lenders})
+        told = {"format": FORMAT, "version": VERSION, "chain_id": header.chain_id, "world": dict(header.world)}
+        self._write(told | {"pools": pools, "lenders": lenders})
 
     def write(self, view: ChainView) -> None:
         """Add a block. Raises OSError (a full disk)."""
@@ -167,7 +174,19 @@ def read_header(path: Path) -> RecordingHeader:
         held.refuse("format, version", f"{told!r}, {version!r}", f"{FORMAT!r}, {VERSION}")
     pools = held.read("pools", lambda value: tuple(_watched(WatchedPool, one) for one in value))
     lenders = held.read("lenders", lambda value: tuple(_watched(WatchedLender, one) for one in value))
-    return RecordingHeader(held.read("chain_id", _whole), pools, lenders)
+    world = held.read("world", _world) if "world" in held.value else {}
+    return RecordingHeader(held.read("chain_id", _whole), pools, lenders, world)
+
+
+def _world(value: Any) -> dict[str, float]:
+    if not isinstance(value, dict):
+        raise ValueError(f"accepted is an object with any of {', '.join(_WORLD)}")
+    for name, told in value.items():
+        if name not in _WORLD:
+            raise ValueError(f"{name[:40]!r} is unknown; accepted are {', '.join(_WORLD)}")
+        if type(told) not in (int, float) or not 0.0 < told <= _WORLD[name]:  # NaN is not either
+            raise ValueError(f"{name} = {told!r}; accepted is a number over 0, at most {_WORLD[name]:g}")
+    return {name: float(told) for name, told in value.items()}
 
 
 def _watched(made: type[_Parsed], value: Any) -> _Parsed:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from arbgym.live.observer import NotObservable, tape_pools, tape_row
-from arbgym.live.recording import RecordedFeed
+from arbgym.live.recording import RecordedFeed, read_header
 from arbgym.live.terms import ChainView, EndOfFeed, LiveError
 from arbgym.market.chain import CHAINS, Chain
 from arbgym.market.tape import Tape, TapeError
@@ -35,12 +35,14 @@ def tape_of(views: Sequence[ChainView], path: Path, chain: Chain) -> Tape:
     """The tape of a recording's views; blocks that a reorganisation took back are left out.
 
     Slots without a block, and blocks without a reference price, repeat the row above, as the runner takes them (``Tape.filled``).
-    Raises TapeError for blocks that are not multiples of the chain's block time apart, and for what no tape can be.
+    The block time is the recording's own; ``chain`` gives the base fee rule, and the block time where the recording says none.
+    Raises TapeError for blocks that are not multiples of the block time apart, and for what no tape can be.
     """
-    pools = RecordedFeed(path).header.pools
-    step = round(chain.block_time_s)
-    if step != chain.block_time_s:
-        raise TapeError(f"block_time_s = {chain.block_time_s}; accepted are whole seconds, as a tape has them", path=str(path))
+    header = read_header(path)
+    pools, block_time_s = header.pools, header.world.get("block_time_s", chain.block_time_s)
+    step = round(block_time_s)
+    if step != block_time_s:
+        raise TapeError(f"block_time_s = {block_time_s:g}; accepted are whole seconds, as a tape has them", path=str(path))
     kept: dict[int, ChainView] = {}
     for view in views:
         for number in [number for number in kept if number >= view.head.number]:

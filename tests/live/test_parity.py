@@ -34,6 +34,7 @@ class Watched:
         self.observations: dict[int, Any] = {}
         self.decisions: dict[int, Decision] = {}
         self.plans: dict[int, Any] = {}
+        self.limits: Any = None
 
 
 async def run(options: Options, blocks: int | None, before_each: Any = None) -> Watched:
@@ -41,6 +42,7 @@ async def run(options: Options, blocks: int | None, before_each: Any = None) -> 
     seen = Watched()
     async with assembled(options, Redactor()) as made:
         parts, runner = made.runner.parts, made.runner
+        seen.limits = parts.gate.limits
         decide, plan = parts.decider.decide, parts.planner.plan
 
         def decided(observation: Any) -> Decision:
@@ -96,14 +98,19 @@ def play(policy_folder: Path, tape: Any, config: Any) -> tuple[list[Any], list[d
     return observations, infos
 
 
-def check_parity(folder: Path, url: str, pools: Pools, blocks: int, session: int) -> tuple[int, int]:
+def check_parity(
+    folder: Path, url: str, pools: Pools, blocks: int, session: int, block_time_s: float = BLOCK_TIME_S
+) -> tuple[int, int]:
     """(decisions compared, those that acted); every observation, decision and plan equal."""
     config = quiet_config(episode_blocks=session)
     policy_folder = save_policy(folder / "policy", config=config, seed=3, masked=True)
-    settings = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"})  # a dry run has the ways of a live one
+    elsewhere = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"})  # a dry run has the ways of a live one
+    settings = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"}, chain={"block_time_s": block_time_s})
     recording = folder / "blocks.jsonl.gz"
     live = asyncio.run(run(Options(policy_folder, settings, record=recording), blocks, pools.trade))
-    again = asyncio.run(run(Options(policy_folder, settings, replay=recording, backend="onnxruntime"), None))
+    # the recording says the block time: a replay's settings are another chain's, or nobody's
+    again = asyncio.run(run(Options(policy_folder, elsewhere, replay=recording, backend="onnxruntime"), None))
+    assert live.limits == again.limits
 
     assert live.decisions == again.decisions and len(live.decisions) == blocks
     assert live.plans == again.plans
@@ -113,7 +120,7 @@ def check_parity(folder: Path, url: str, pools: Pools, blocks: int, session: int
     views = asyncio.run(read_views(recording))
     tape = tape_of(views, recording, config.chain)
     assert not tape.filled
-    observations, infos = play(policy_folder, tape, config)
+    observations, infos = play(policy_folder, tape, replace(config, chain=replace(config.chain, block_time_s=block_time_s)))
     assert len(observations) == blocks - 1
     acted = 0
     for view, observation, info in zip(views, observations, infos, strict=False):
@@ -141,6 +148,13 @@ def test_chain_replay_and_environment_decide_alike(chain_packages: None, slots: 
     pools = Pools(Market(slots, (18, 6)), seed=1)
     compared, acted = check_parity(tmp_path, slots.url, pools, blocks=121, session=40)
     assert compared == 120 and acted > 20
+
+
+def test_another_block_time_is_the_recording_s(chain_packages: None, slots: Anvil, tmp_path: Path) -> None:
+    slots.call("anvil_setBlockTimestampInterval", 2)
+    pools = Pools(Market(slots, (18, 6)), seed=1)
+    compared, acted = check_parity(tmp_path, slots.url, pools, blocks=81, session=40, block_time_s=2.0)
+    assert compared == 80 and acted > 10
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ POOLS = (
     WatchedPool("second", "0x" + 40 * "b", "v3", 500, *TOKENS, 6, 18, True, 10),
 )
 LENDERS = (WatchedLender("uniswap_v2_flash_swap", "flash_swap"), WatchedLender("maker", "balance", "0x" + 40 * "c"))
-HEADER = RecordingHeader(31337, POOLS, LENDERS)
+HEADER = RecordingHeader(31337, POOLS, LENDERS, {"block_time_s": 2.0, "native_price_ratio": 1.0})
 SUFFIXES = pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
 
 
@@ -234,6 +234,18 @@ def spoil(path: Path, line: int, change: Any) -> None:
         (1, lambda told: told.pop("chain_id"), "line 1, field chain_id: nothing"),
         (1, lambda told: told["pools"][0].pop("fee_ppm"), "line 1, field pools"),
         (1, lambda told: told["lenders"][1].update(address="0x1"), "line 1, field lenders"),
+        (1, lambda told: told.update(world=None), "line 1, field world: None; accepted is an object"),
+        (
+            1,
+            lambda told: told["world"].update(gas_limit=1.0),
+            "line 1, field world.*'gas_limit' is unknown; accepted are block_t",
+        ),
+        (1, lambda told: told["world"].update(block_time_s=0.0), "line 1, field world.*block_time_s = 0.0; accepted is a number"),
+        (1, lambda told: told["world"].update(block_time_s=-2), "line 1, field world.*block_time_s = -2; accepted is a number"),
+        (1, lambda told: told["world"].update(block_time_s="2"), "line 1, field world.*block_time_s = '2'; accepted"),
+        (1, lambda told: told["world"].update(block_time_s=True), "line 1, field world.*block_time_s = True; accepted"),
+        (1, lambda told: told["world"].update(block_time_s=10**400), "line 1, field world.*block_time_s = 10000.*at most 86400"),
+        (1, lambda told: told["world"].update(native_price_ratio=None), "line 1, field world.*native_price_ratio = None; accept"),
         (3, lambda told: told["head"].update(number="7"), "line 3, field head"),
         (3, lambda told: told["head"].update(base_fee_wei=7), "line 3, field head"),
         (3, lambda told: told["head"].update(hash="0x1"), "line 3, field head"),
@@ -258,6 +270,23 @@ def test_a_garbled_line_is_refused_by_file_line_and_field(tmp_path: Path, line: 
     with pytest.raises(RecordingError, match=said) as caught:
         read(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity"])
+def test_a_world_that_is_no_number_is_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "blocks.jsonl"
+    record(path, [block(1, 0, {})])
+    path.write_text(path.read_text().replace('"block_time_s":2.0', f'"block_time_s":{number}'))
+    with pytest.raises(RecordingError, match="line 1"):
+        read_header(path)
+
+
+def test_a_recording_from_before_the_world_was_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "blocks.jsonl"
+    record(path, [block(1, 0, {})])
+    spoil(path, 1, lambda told: told.pop("world"))
+    assert read_header(path) == replace(HEADER, world={})
+    assert len(read(path)[0]) == 1
 
 
 def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
