@@ -27,6 +27,7 @@ from arbgym.amm.tick_math import tick_at_sqrt_price_x96
 from arbgym.live.executor import (
     DRY_RUN_ADDRESS,
     FUNDINGS,
+    GasMeter,
     Leg,
     Route,
     WouldRevert,
@@ -664,6 +665,71 @@ def test_a_revert_is_told_apart_from_no_answer(answer: Any, expected: type[Excep
     with pytest.raises(expected, match=words) as raised:
         asyncio.run(simulate(Scripted(answer), **arguments))  # type: ignore[arg-type]
     assert type(raised.value) is expected
+
+
+# ---------------------------------------------------------------------------------------------------------------------- gas
+class Without:
+    """An endpoint of a node that lacks a method."""
+
+    def __init__(self, endpoint: Any, missing: str, code: int = -32601) -> None:
+        self.endpoint, self.missing, self.code, self.asked = endpoint, missing, code, 0
+
+    async def request(self, method: str, parameters: Any) -> Any:
+        if method == self.missing:
+            self.asked += 1
+            raise Refused(method, self.code, "the method is not available")
+        return await self.endpoint.request(method, parameters)
+
+
+def measured(world: World, route: Route, endpoint: Any = None, deployed: bool = True, **changed: Any) -> int:
+    terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", **changed}
+    return asyncio.run(GasMeter(endpoint or world.endpoint, deployed=deployed).measure(data=encode(route), **terms))
+
+
+@pytest.mark.parametrize(("names", "quote"), CYCLES)
+def test_the_gas_that_is_measured_is_the_gas_that_is_paid(world: World, names: tuple[str, ...], quote: int) -> None:
+    route = world.flash_swap(names, quote, 10**18)
+    for _ in range(2):  # an owner without the quote token, and one with it
+        told, needed = measured(world, route), measured(world, route, Without(world.endpoint, "eth_simulateV1"))
+        dry = measured(world, route, deployed=False, to=DRY_RUN_ADDRESS, sender="0x" + 40 * "7")
+        assert world.send(encode(route))["gasUsed"] == pytest.approx(told, rel=0.002)  # bytes of addresses differ where it is dry
+        assert told <= needed <= 1.27 * told
+        assert dry == pytest.approx(told, rel=0.15)  # that account never held the token
+
+
+def test_a_node_without_the_method_is_asked_for_it_once(world: World) -> None:
+    route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1")
+    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
+    for _ in range(3):
+        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+    assert endpoint.asked == 1
+
+
+@pytest.mark.parametrize("missing", ["", "eth_simulateV1"])
+def test_what_reverts_has_no_gas(world: World, missing: str) -> None:
+    with pytest.raises(WouldRevert, match="NotProfitable"):
+        measured(world, world.flash_swap(("v2_low", "v3_low"), 1, 10**18, 10**24), Without(world.endpoint, missing))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Refused("eth_simulateV1", -32000, "header not found"), None),
+        (Refused("eth_simulateV1", -32005, "limit exceeded"), Refused),
+        (Unknown("eth_simulateV1", "timeout"), Unknown),
+        (None, Unknown),
+        ([], Unknown),
+        ([{"calls": []}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": "0x5207", "returnData": "0x"}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": -1, "returnData": "0x"}]}], Unknown),
+        ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": not_profitable(5, 7)}]}], WouldRevert),
+        ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": None}]}], WouldRevert),
+    ],
+)
+def test_no_gas_is_believed_that_was_not_told(answer: Any, expected: Any) -> None:
+    meter = GasMeter(Scripted(answer), deployed=True)  # type: ignore[arg-type]
+    with pytest.raises(expected or Refused):
+        asyncio.run(meter.measure(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
 
 
 # ----------------------------------------------------------------------------------------------------------------- calldata

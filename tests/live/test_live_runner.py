@@ -128,6 +128,13 @@ def test_live_profits_are_what_was_predicted_to_the_unit(slots: Anvil, key: str,
     assert runner.shown.totals.mined == len(mined) and runner.shown.mode == "live"
     assert runner.shown.totals.profit_quote == pytest.approx(gained / 1e6)
     assert pools.market.web3.eth.get_transaction_count(owner) == len(mined) + 1
+    # the tip is what was promised, as the gas was measured and not estimated
+    outcomes = rows(
+        tmp_path / "journal.sqlite",
+        "SELECT plan, outcome FROM intents JOIN transitions ON intent = key WHERE outcome IS NOT NULL",
+    )
+    for plan, outcome in ((json.loads(plan), json.loads(outcome)) for plan, outcome in outcomes):
+        assert outcome["tip_wei"] == pytest.approx(plan["gas_used"] * plan["priority_fee_wei"], rel=0.002)
 
 
 def test_what_is_sent_is_durable_with_the_gates_state_by_then(
