@@ -119,10 +119,11 @@ class Transition:
 
 
 class Journal:
-    """The journal at ``path``, made where it is missing. One process at a time; a second is refused by name.
+    """The journal at ``path``, made where it is missing. One process at a time; a second is refused by name, through a link, too.
 
     Every method that writes is one commit, durable when it returns, and raises JournalError (with nothing written) where the
-    disk is full, the file damaged, moved or closed, or the change of state one that cannot be; those that read raise it too.
+    disk is full, the file (or its lock's) damaged, moved or closed, or the change of state one that cannot be; those that read
+    raise it too.
     The one exception is what is written ``with_next_commit``: where that commit fails, it is lost as well, and the journal takes
     nothing more, as whoever wrote believes it there. ``on_point`` is called around each commit.
     """
@@ -132,11 +133,14 @@ class Journal:
         self._waits = False
         self._lost: JournalError | None = None  # why what waited for a commit is gone
         self._known_open: tuple[Intent, ...] | None = None  # the open intents, until the next write
-        self._lock = _lock(path)
+        real = _resolved(path)  # one journal has one lock, whichever link leads to it
+        self._lock_path = real.with_name(real.name + ".lock")
+        self._lock = _lock(path, self._lock_path)
         try:
-            self._database = sqlite3.connect(path, isolation_level=None)
+            self._lock_place = _place(self._lock)
+            self._database = sqlite3.connect(real, isolation_level=None)
             self._open()
-            self._place = _place(path)
+            self._place = _place(real)
         except (sqlite3.Error, JournalError) as error:
             os.close(self._lock)
             if isinstance(error, JournalError):
@@ -334,12 +338,15 @@ class Journal:
     # ------------------------------------------------------------------------------------------------------ within
     @contextmanager
     def _commit(self) -> Iterator[sqlite3.Connection]:
+        self._known_open = None
         if self._lost is not None:
             raise self._lost
         # SQLite would go on writing to a file that has no name any more, and the next process would know of nothing
         if _place(self._path) != self._place:
             raise JournalError(f"journal {self._path} is not where it was; accepted is a file that stays in its place")
-        self._known_open = None
+        # and without the lock's file another process may have the journal by now
+        if _place(self._lock_path) != self._lock_place:
+            raise JournalError(f"{self._lock_path} is not the one that was locked; accepted is a file that stays in its place")
         try:
             # what waits is a transaction that is open still: this one goes on with it, and takes back its own part where it fails
             joining = self._database.in_transaction
@@ -482,18 +489,24 @@ class Journal:
             return Outcome(**{**values, "state": _S(values["state"])}, corrects=None if corrects is None else _S(corrects))
 
 
-def _place(path: Path) -> tuple[int, int] | None:
-    """Which file stands there; None where there is none to look at."""
+def _place(file: Path | int) -> tuple[int, int] | None:
+    """Which file stands there, or is open under this number; None where there is none to look at."""
     try:
-        found = path.stat()
+        found = os.fstat(file) if isinstance(file, int) else file.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _lock(path: Path) -> int:
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise JournalError(f"journal {path}: {error}; accepted is a path, or a link to one") from error
+
+
+def _lock(path: Path, beside: Path) -> int:
     """An open file that holds the lock beside the journal; the system lets go of it when the process ends, however it ends."""
-    beside = path.with_name(path.name + ".lock")
     try:
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:

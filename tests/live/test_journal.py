@@ -127,6 +127,57 @@ def test_a_second_runner_is_refused_by_name(journal: Journal, tmp_path: Path) ->
     Journal(path, SetClock()).close()
 
 
+def test_a_link_to_a_journal_is_that_journal(tmp_path: Path) -> None:
+    real, link, folder = tmp_path / "real.sqlite", tmp_path / "link.sqlite", tmp_path / "folder"
+    link.symlink_to(real)  # before there is anything to link to
+    folder.symlink_to(tmp_path, target_is_directory=True)
+    paths = (real, link, folder / real.name, folder / link.name)
+    for path in paths:
+        journal = Journal(path, SetClock())
+        for other in paths:
+            with pytest.raises(JournalError, match=f"{other} is held by process {os.getpid()}"):
+                Journal(other, SetClock())
+        journal.put("path", str(path))
+        journal.close()
+        assert {one.name for one in tmp_path.glob("*.lock")} == {"real.sqlite.lock"}
+    other = tmp_path / "other.sqlite"
+    Journal(other, SetClock()).close()
+    journal = Journal(link, SetClock())
+    link.unlink()
+    link.symlink_to(other)  # the next process would know of nothing
+    with pytest.raises(JournalError, match=r"link\.sqlite is not where it was"):
+        journal.put("number", 1)
+    journal.close()
+    loop = tmp_path / "loop.sqlite"
+    loop.symlink_to(loop)
+    with pytest.raises(JournalError, match="loop"):
+        Journal(loop, SetClock())
+
+
+@pytest.mark.parametrize("how", ["removed", "another"])
+def test_a_journal_whose_lock_was_removed_is_not_written_on(journal: Journal, tmp_path: Path, how: str) -> None:
+    path, lock = tmp_path / "journal.sqlite", tmp_path / "journal.sqlite.lock"
+    journal.write(plan_at(HEAD, 0))
+    (known,) = journal.open_intents()
+    lock.unlink()
+    if how == "another":
+        second = Journal(path, SetClock())
+        second.move(known.plan.key, S.REFUSED, 5, outcome=end(known.plan.key, S.REFUSED))
+    for write in (
+        lambda: journal.write(plan_at(HEAD, 1)),
+        lambda: journal.add_transaction(known.plan.key, transaction()),
+        lambda: journal.put("number", 1),
+    ):
+        with pytest.raises(JournalError, match=f"{lock} is not the one that was locked"):
+            write()
+    assert [one.state for one in journal.open_intents()] == ([S.WRITTEN] if how == "removed" else [])  # not what was in mind
+    journal.close()
+    if how == "removed":
+        second = Journal(path, SetClock())
+    assert second.get("number") is None and not second.holds(plan_at(HEAD, 1).key)
+    second.put("number", 2)
+
+
 def test_a_killed_process_leaves_the_journal_free_and_whole(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     script = (
@@ -375,7 +426,8 @@ class JournalMachine(RuleBasedStateMachine):
         }
         assert [(one.key, one.state) for one in self.journal.outcomes(1000)] == self.ended
         assert self.journal.busy == any(state not in SETTLED for state in self.states.values())
-        on_chain = [self.nonces[key] for key, state in self.states.items() if state in (S.MINED, S.REVERTED, S.REPLACED)]
+        ended = [key for key, state in self.states.items() if state in (S.MINED, S.REVERTED, S.REPLACED)]
+        on_chain = [self.nonces[key] for key in ended if key in self.nonces]  # what was never signed may be moved, too
         assert self.journal.next_nonce == max(on_chain, default=-1) + 1
 
     def teardown(self) -> None:
