@@ -50,72 +50,130 @@ class SendingChannel(Protocol):
         """Let go of connections."""
 
 
-# Words that nodes use, in lower case, the longer before those within them. Read in: geth core/txpool/errors.go and
-# core/error.go; anvil crates/anvil/src/eth/error.rs; erigon txnprovider/txpool/txpoolcfg/txpoolcfg.go (DiscardReason);
-# nethermind Nethermind.TxPool/AcceptTxResult.cs (older releases answer with the name, such as OldNonce); reth
-# crates/rpc/rpc-eth-types/src/error/mod.rs (RpcPoolError, RpcInvalidTransactionError). None: the transaction is held already.
+# Words that nodes use, in lower case, the longer before those within them. Read in: geth core/txpool/errors.go, core/error.go,
+# core/types/transaction.go and internal/ethapi/api.go; anvil crates/anvil/src/eth/error.rs; erigon
+# txnprovider/txpool/txpoolcfg/txpoolcfg.go (DiscardReason); nethermind Nethermind.TxPool/AcceptTxResult.cs and TxErrorMessages.cs
+# (older releases answer with the name, such as OldNonce); reth crates/rpc/rpc-eth-types/src/error/mod.rs (RpcPoolError,
+# RpcInvalidTransactionError); besu RpcErrorType.java. None: the transaction is held already.
 _WORDS: tuple[tuple[str, Reason | None], ...] = (
     ("already known", None),  # geth, erigon, reth, nethermind
     ("already imported", None),  # anvil
     ("alreadyknown", None),  # nethermind
     ("existing tx with same hash", None),  # erigon
     ("existing txn with same hash", None),
+    (" known transaction", None),  # besu, geth of old; a word of its own: an unknown transaction type is another matter
     ("could not replace existing tx", "replacement underpriced"),  # erigon
     ("insufficient gas price to replace", "replacement underpriced"),  # anvil
-    ("replacement transaction underpriced", "replacement underpriced"),  # geth, erigon, reth, nethermind, anvil
+    ("replacement transaction underpriced", "replacement underpriced"),  # geth, erigon, reth, nethermind, anvil, besu
     ("replacementnotallowed", "replacement underpriced"),  # nethermind
+    ("future transaction tries to replace pending", "replacement underpriced"),  # geth
     ("nonce too low", "nonce too low"),  # all
     ("oldnonce", "nonce too low"),  # nethermind
     ("nonce too high", "nonce too high"),
     ("noncegap", "nonce too high"),
+    ("noncetoofarinfuture", "nonce too high"),  # nethermind
+    ("nonce too distant", "nonce too high"),  # erigon
+    ("nonce is too distant", "nonce too high"),  # besu
+    ("nonce has max value", "invalid"),  # geth, reth
     ("insufficient funds", "insufficient funds"),  # all
     ("insufficientfunds", "insufficient funds"),
+    ("upfront cost exceeds account balance", "insufficient funds"),  # besu
     ("max fee per gas less than block base fee", "underpriced"),  # geth, anvil, reth
+    ("fee cap less than", "underpriced"),  # geth, erigon: ... block base fee
+    ("gas price below", "underpriced"),  # besu: ... configured minimum gas price
     ("underpriced", "underpriced"),  # geth, erigon, reth, nethermind
     ("fee too low", "underpriced"),  # erigon
     ("feetoolow", "underpriced"),  # nethermind
+    ("gas price too low", "underpriced"),  # besu
+    ("max priority fee per gas higher than", "invalid"),  # geth, reth, anvil: ... max fee per gas, ... 2^256-1
+    ("max fee per gas higher than 2^256-1", "invalid"),  # geth
+    ("tip above fee cap", "invalid"),  # erigon
+    ("tip higher than fee cap", "invalid"),
+    ("max priority fee per gas exceeds max fee per gas", "invalid"),  # besu
+    ("exceeds the configured cap", "invalid"),  # geth, reth, erigon: tx fee (...)
+    ("transaction fee cap exceeded", "invalid"),  # besu
     ("pool is full", "pool full"),  # geth, erigon, reth
-    ("intrinsic gas", "gas"),  # geth, anvil, reth
-    ("intrinsicgas", "gas"),  # erigon
+    ("intrinsic gas", "gas"),  # geth, anvil, reth, besu
+    ("intrinsicgas", "gas"),  # erigon, nethermind
+    ("insufficient gas for floor data gas cost", "gas"),  # geth
+    ("gas uint64 overflow", "gas"),  # geth, reth, erigon
     ("exceeds block gas limit", "gas"),  # geth, reth
+    ("gaslimitexceeded", "gas"),  # nethermind
+    ("exceeds current gas limit", "gas"),
+    ("gas limit too high", "gas"),  # geth, erigon
     ("gas limit", "gas"),
     ("invalid sender", "invalid"),
+    ("failedtoresolvesender", "invalid"),  # nethermind
+    ("sender not an eoa", "invalid"),  # geth
+    ("sender is not an eoa", "invalid"),  # reth
+    ("senderiscontract", "invalid"),  # nethermind
+    ("invalid signature", "invalid"),  # besu
+    ("invalid transaction signature", "invalid"),  # reth
+    ("invalidtxsignature", "invalid"),  # nethermind
+    ("invalid transaction v, r, s", "invalid"),  # geth
     ("invalid chain id", "invalid"),
+    ("invalidtxchainid", "invalid"),  # nethermind
+    ("wrong chainid", "invalid"),  # besu
     ("chain id", "invalid"),
+    ("only replay-protected", "invalid"),  # geth
+    ("transaction type not supported", "invalid"),  # geth, reth, erigon
+    ("transaction type not valid", "invalid"),  # geth
+    ("invalid transaction type", "invalid"),  # besu
+    ("invalidtxtype", "invalid"),  # nethermind
+    ("notsupportedtxtype", "invalid"),
+    ("typed transaction too short", "invalid"),  # geth
+    ("oversized data", "invalid"),  # geth, reth
+    ("maxtxsizeexceeded", "invalid"),  # nethermind
+    ("max initcode size exceeded", "invalid"),  # geth, reth, erigon
+    ("negative value", "invalid"),  # geth, reth, erigon
+    ("int256overflow", "invalid"),  # nethermind
+    ("rlp:", "invalid"),  # geth: it could not be decoded
+    ("failed to decode signed transaction", "invalid"),  # reth, anvil
+    ("empty raw transaction data", "invalid"),  # reth, anvil
 )
-# JSON-RPC 2.0 and EIP-1474: the request itself is not understood, or a transaction is rejected. Other codes (-32603 internal,
-# -32005 limit exceeded, -32002 unavailable, a proxy's own) say nothing of what happened to the transaction.
-_REFUSING_CODES = {
-    -32700: "invalid",
-    -32600: "invalid",
-    -32601: "invalid",
-    -32602: "invalid",
-    -32000: "invalid",
-    -32003: "invalid",
-    -32010: "invalid",
-}
-# within a -32000, where geth puts everything
-_UNCERTAIN = (
+# JSON-RPC 2.0: the request itself was not understood. All other codes say nothing of what happened to the transaction: a node may
+# have failed after it took it (-32603), and proxies and sequencers tell their time-outs where geth puts everything (-32000).
+_NOT_UNDERSTOOD = (-32700, -32600, -32601, -32602)
+# Somebody on the way waited in vain for the answer, whatever else is said: the transaction may have arrived.
+_ON_THE_WAY = (
     "timeout",
     "timed out",
     "time-out",
+    "deadline exceeded",
+    "context canceled",
+    "context cancelled",
+    "connection re",  # reset, refused
+    "connection closed",
+    "broken pipe",
+    "eof",
+    "bad gateway",
+)
+# beside a code of a request that was not understood: a proxy's
+_UNCERTAIN = (
+    *_ON_THE_WAY,
     "limit exceeded",
     "too many requests",
     "rate",
     "unavailable",
     "syncing",
     "internal",
+    "gateway",
+    "upstream",
+    "forward",
+    "connection",
 )
 
 
 def classify(refusal: Refused) -> Answer:
-    """What a node's structured error to ``eth_sendRawTransaction`` says of the transaction."""
-    words = refusal.message.lower()
+    """What a node's structured error to ``eth_sendRawTransaction`` says of the transaction; only known words refuse it."""
+    words = f" {refusal.message.lower()}"
     detail = f"{refusal.message} (code {refusal.code})"
-    for known, reason in _WORDS:
-        if known in words:
-            return Answer("accepted" if reason is None else "refused", reason, detail)
-    if refusal.code in _REFUSING_CODES and not any(word in words for word in _UNCERTAIN):
+    told = next(((reason,) for known, reason in _WORDS if known in words), None)
+    if told == (None,):
+        return Answer("accepted", None, detail)
+    if told is not None and not any(word in words for word in _ON_THE_WAY):
+        return Answer("refused", told[0], detail)
+    if refusal.code in _NOT_UNDERSTOOD and not any(word in words for word in _UNCERTAIN):
         return Answer("refused", "invalid", detail)
     return Answer("unknown", None, detail)
 

@@ -80,7 +80,37 @@ KNOWN = [
     (-32000, "invalid sender", "refused", "invalid"),
     (-32602, "invalid argument 0: odd length", "refused", "invalid"),
     (-32601, "the method does not exist", "refused", "invalid"),
-    (-32000, "some words that nobody has seen", "refused", "invalid"),
+    (-32000, "Known transaction", "accepted", None),
+    (-32000, "known transaction: 0x12", "accepted", None),
+    (-32000, "future transaction tries to replace pending", "refused", "replacement underpriced"),
+    (-32010, "NonceTooFarInFuture", "refused", "nonce too high"),
+    (-32000, "nonce has max value: address 0x1, nonce: 18446744073709551615", "refused", "invalid"),
+    (-32004, "Upfront cost exceeds account balance", "refused", "insufficient funds"),
+    (-32010, "InsufficientFunds, Balance is 0 less than sending value", "refused", "insufficient funds"),
+    (-32000, "fee cap less than block base fee: address 0x1", "refused", "underpriced"),
+    (-32009, "Gas price below configured minimum gas price", "refused", "underpriced"),
+    (-32000, "max priority fee per gas higher than max fee per gas: address 0x1", "refused", "invalid"),
+    (-32000, "INTERNAL_ERROR: tip above fee cap", "refused", "invalid"),
+    (-32000, "tx fee (1.50 ether) exceeds the configured cap (1.00 ether)", "refused", "invalid"),
+    (-32000, "insufficient gas for floor data gas cost: gas 21000, minimum needed 21100", "refused", "gas"),
+    (-32000, "gas uint64 overflow", "refused", "gas"),
+    (-32010, "GasLimitExceeded, Gas limit: 30000000", "refused", "gas"),
+    (-32003, "Intrinsic gas exceeds gas limit", "refused", "gas"),
+    (-32005, "Transaction gas limit exceeds block gas limit", "refused", "gas"),
+    (-32010, "FailedToResolveSender", "refused", "invalid"),
+    (-32010, "InvalidTxSignature: signature is invalid.", "refused", "invalid"),
+    (-32002, "Invalid signature", "refused", "invalid"),
+    (-32000, "invalid transaction v, r, s values", "refused", "invalid"),
+    (-32000, "sender not an eoa: address 0x1, codehash: 0x2", "refused", "invalid"),
+    (-32000, "invalid chain id for signer: have 5 want 1", "refused", "invalid"),
+    (-32010, "InvalidTxChainId: expected 1, got 5", "refused", "invalid"),
+    (-32000, "transaction type not supported", "refused", "invalid"),
+    (-32000, "oversized data: transaction size 140000, limit 131072", "refused", "invalid"),
+    (-32000, "max initcode size exceeded: code size 50000, limit 49152", "refused", "invalid"),
+    (-32000, "negative value", "refused", "invalid"),
+    (-32000, "rlp: expected input list for types.DynamicFeeTx", "refused", "invalid"),
+    (-32602, "failed to decode signed transaction", "refused", "invalid"),
+    (-32000, "failed to forward tx to sequencer, please try again. Error message: 'nonce too low'", "refused", "nonce too low"),
     # nothing is known of the transaction after these
     (-32603, "internal error", "unknown", None),
     (-32005, "daily request count exceeded", "unknown", None),
@@ -88,6 +118,28 @@ KNOWN = [
     (-32000, "request timeout on the upstream", "unknown", None),
     (-32000, "rate limit exceeded", "unknown", None),
     (0, "", "unknown", None),
+    (-32000, "some words that nobody has seen", "unknown", None),
+    (-32003, "transaction rejected", "unknown", None),
+    (-32010, "Syncing", "unknown", None),
+    (-32000, "unknown transaction", "unknown", None),
+    *(
+        (code, words, "unknown", None)
+        for code in (-32000, -32003, -32010, -32099, -32600)
+        for words in (
+            "context deadline exceeded",
+            "context canceled",
+            "EOF",
+            'Post "http://10.0.0.1:8545": unexpected EOF',
+            "read tcp 10.0.0.1:8545: connection reset by peer",
+            "dial tcp 10.0.0.1:8545: connect: connection refused",
+            "write: broken pipe",
+            "502 Bad Gateway",
+            "upstream request failed",
+            "failed to forward tx to sequencer, please try again. Error message: 'context deadline exceeded'",
+            "no backend is currently healthy to serve traffic: service unavailable",
+            "gas limit 300000: request timed out",  # words of a refusal beside those of a doubt
+        )
+    ),
 ]
 
 
@@ -118,6 +170,15 @@ def test_only_a_hash_is_an_acceptance(told: Any) -> None:
 @given(code=st.integers(-(2**40), 2**40), message=st.text())
 def test_whatever_a_node_says_is_read_as_something(code: int, message: str) -> None:
     assert classify(Refused("eth_sendRawTransaction", code, message)).kind in ("accepted", "refused", "unknown")
+
+
+@given(code=st.integers(-32099, -32000) | st.integers(), words=st.text(alphabet=st.characters(categories=["Nd", "Zs", "Lt"])))
+def test_a_servers_code_refuses_nothing_by_itself(code: int, words: str) -> None:
+    told = classify(Refused("eth_sendRawTransaction", code, words))
+    assert told.kind == ("refused" if code in (-32700, -32602, -32601, -32600) else "unknown")
+    for doubt in ("context deadline exceeded", "EOF", "connection reset by peer", "write: broken pipe", "502 Bad Gateway"):
+        for refusal in ("", "insufficient funds", "intrinsic gas too low", "invalid sender"):
+            assert classify(Refused("eth_sendRawTransaction", code, f"{words} {refusal} {doubt}")).kind == "unknown"
 
 
 @pytest.mark.usefixtures("chain_packages")
@@ -253,14 +314,15 @@ def test_one_block_taken_is_enough_and_a_doubt_is_a_doubt() -> None:
         async def relay(request: web.Request) -> web.Response:
             asked = json.loads(await request.read())
             if int(asked["params"][0]["blockNumber"], 16) == first:
-                return web.json_response({"error": {"code": -32000, "message": "block is past"}})
+                return web.json_response({"error": {"code": -32000, "message": "nonce too high"}})
             return web.json_response(later)
 
         return relay
 
     assert sent_to(mixed({"result": {"bundleHash": HASH}})).kind == "accepted"
     assert sent_to(mixed({"error": {"code": -32603, "message": "internal error"}})).kind == "unknown"
-    assert sent_to(mixed({"error": {"code": -32000, "message": "block is past"}})).kind == "refused"
+    assert sent_to(mixed({"error": {"code": -32000, "message": "block is past"}})).kind == "unknown"
+    assert sent_to(mixed({"error": {"code": -32000, "message": "insufficient funds"}})).kind == "refused"
 
 
 @pytest.mark.parametrize("url", ["ftp://canary.example", "canary", "http://", ""])
