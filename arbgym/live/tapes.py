@@ -76,7 +76,14 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m arbgym.live.tapes", description="Recorded blocks as a tape for replay.")
     parser.add_argument("recording", type=Path, help="written by python -m arbgym.live --record")
     parser.add_argument("out", type=Path, help="tape to write: .parquet, .csv or .tape")
-    parser.add_argument("--chain", choices=tuple(CHAINS), default="ethereum", help="its block time and base fee rule")
+    parser.add_argument(
+        "--chain",
+        choices=[
+            name for name, chain in CHAINS.items() if chain.block_time_s.is_integer()
+        ],  # a tape's rows are whole seconds apart
+        default="ethereum",
+        help="its base fee rule, and its block time where the recording says none (default %(default)s)",
+    )
     arguments = parser.parse_args(given)
     from arbgym.data.tape_file import write_tape
 

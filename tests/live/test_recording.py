@@ -20,6 +20,8 @@ from hypothesis import strategies as st
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool
 from arbgym.amm.tick_math import sqrt_price_x96_at_tick
+from arbgym.data import read_tape
+from arbgym.live import tapes
 from arbgym.live.clock import SystemClock
 from arbgym.live.endpoint import connect
 from arbgym.live.feed import ChainFeed, WatchedLender
@@ -27,6 +29,7 @@ from arbgym.live.recording import RecordedFeed, Recorder, RecordingError, Record
 from arbgym.live.reference import PoolReference
 from arbgym.live.terms import ChainView, EndOfFeed, Head, Reference, RivalTrade, WatchedPool
 from tests.chain.anvil import Anvil
+from tests.live import recordings
 from tests.live.test_feed import World, state, watched
 
 TOKENS = ("0x" + 40 * "1", "0x" + 40 * "2")
@@ -313,3 +316,31 @@ def test_a_recording_with_any_bytes_changed_is_read_or_refused(
         read(path)
     except RecordingError as error:
         assert str(path) in str(error)
+
+
+def converted(path: Path, header: RecordingHeader, step_s: int, *more: str) -> tuple[int, Path]:
+    """The exit status of ``python -m arbgym.live.tapes`` on 40 blocks ``step_s`` apart, and the tape's path."""
+    recorder, out = Recorder(path, header), path.with_suffix(".parquet")
+    for view in recordings.views(40):
+        time_s = recordings.FIRST_S + step_s * view.head.number
+        recorder.write(replace(view, head=replace(view.head, timestamp=time_s)))
+    recorder.close()
+    return tapes.main([str(path), str(out), *more]), out
+
+
+@pytest.mark.parametrize(("world", "step_s"), [({"block_time_s": 2.0}, 2), ({"block_time_s": 1.0}, 1), ({}, 12)])
+def test_a_tape_s_rows_are_the_recording_s_block_time_apart(tmp_path: Path, world: dict[str, float], step_s: int) -> None:
+    header = RecordingHeader(1, recordings.WATCHED, (), world)
+    status, out = converted(tmp_path / "blocks.jsonl", header, step_s, "--chain", "ethereum")
+    assert status == 0
+    tape = read_tape(out)
+    assert tape.step_seconds == step_s and len(tape.timestamps) == 40 and not tape.filled
+
+
+def test_a_chain_that_no_tape_can_have_is_not_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    header = RecordingHeader(1, recordings.WATCHED, (), {"block_time_s": 0.25})
+    with pytest.raises(SystemExit):
+        converted(tmp_path / "one.jsonl", header, 1, "--chain", "arbitrum")
+    assert "--chain: invalid choice: 'arbitrum' (choose from" in capsys.readouterr().err
+    assert converted(tmp_path / "two.jsonl", header, 1)[0] == 2
+    assert "two.jsonl: block_time_s = 0.25; accepted are whole seconds" in capsys.readouterr().err
