@@ -296,9 +296,7 @@ class GasMeter:
                     "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
                 )
             except Refused as refused:
-                if refused.code not in _NO_SUCH_METHOD and not re.search(
-                    "not (found|supported|available|exist)", refused.message
-                ):
+                if refused.code not in _NO_SUCH_METHOD and not re.search("method.* not ", refused.message.lower()):
                     raise
                 self._simulates = False
             else:

@@ -300,7 +300,7 @@ class World:
             simulate=simulate_plan,
             measure=lambda plan: meter.measure(to=plan.to, sender=ACCOUNT, data=plan.data, block=plan.block_hash),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
-            earlier=lambda: journal.outcomes(1_000),
+            earlier=lambda: journal.outcomes_after(0)[0],
             with_next_commit=journal.with_next_commit,
             flush=journal.flush,
         )
