@@ -31,7 +31,7 @@ _Parsed = TypeVar("_Parsed")
 
 
 class RecordingError(FeedBroken):
-    """A recording cannot be read: the message names the file, the line and the field."""
+    """A recording cannot be read or begun: the message names the file, and where it is read the line and the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,14 @@ class RecordingHeader:
 
 # ---------------------------------------------------------------------------------------------------------------- writing
 class Recorder:
-    """Writes views to a new file ``path``; gzipped where its name ends in .gz.
+    """Writes views to a new file ``path``, .jsonl, or gzipped .jsonl.gz.
 
-    Raises FileExistsError for a file that is there: two runs in one file would be two chains' worth of reorganisations.
+    Raises RecordingError for another name, for what cannot be made, and for a file that is there: two runs in one file would be
+    two chains' worth of reorganisations.
     """
 
     def __init__(self, path: Path, header: RecordingHeader) -> None:
-        self._file: IO[bytes] = path.open("xb")
+        self._file = _new_file(path)
         self._zipped = gzip.GzipFile(fileobj=self._file, mode="wb", compresslevel=5) if path.suffix == ".gz" else None
         self._before: list[PoolModel | None] = [None] * len(header.pools)
         pools = [asdict(pool) for pool in header.pools]
@@ -101,6 +102,16 @@ class Recorder:
         else:
             self._file.write(written)
         self._file.flush()
+
+
+def _new_file(path: Path) -> IO[bytes]:
+    accepted = "accepted is a new file, .jsonl or .jsonl.gz, in a folder that is there"
+    if not path.name.endswith((".jsonl", ".jsonl.gz")):
+        raise RecordingError(f"--record {path}: its name ends otherwise; {accepted}")
+    try:
+        return path.open("xb")
+    except OSError as error:
+        raise RecordingError(f"--record {path}: {error.strerror or error}; {accepted}") from error
 
 
 def _pool_written(pool: PoolModel, before: PoolModel | None) -> dict[str, Any]:

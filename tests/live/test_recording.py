@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -217,8 +218,29 @@ def test_the_end_says_that_the_last_line_is_not_whole(tmp_path: Path) -> None:
 def test_a_file_that_is_there_is_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "blocks.jsonl"
     record(path, [])
-    with pytest.raises(FileExistsError):
+    held = path.read_bytes()
+    with pytest.raises(RecordingError, match=r"--record .*blocks\.jsonl: File exists; accepted is a new file, \.jsonl or"):
         Recorder(path, HEADER)
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "missing/blocks.jsonl",
+            "No such file or directory; accepted is a new file, .jsonl or .jsonl.gz, in a folder that is there",
+        ),
+        ("blocks.json", "its name ends otherwise; accepted is a new file, .jsonl or .jsonl.gz"),
+        ("blocks.gz", "its name ends otherwise; accepted"),
+        ("blocks.jsonl.zst", "its name ends otherwise; accepted"),
+        ("blocks", "its name ends otherwise; accepted"),
+    ],
+)
+def test_a_file_that_cannot_be_made_is_refused_by_name(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(RecordingError, match=re.escape(f"--record {tmp_path / name}: {said}")):
+        Recorder(tmp_path / name, HEADER)
+    assert not list(tmp_path.iterdir())
 
 
 def spoil(path: Path, line: int, change: Any) -> None:
