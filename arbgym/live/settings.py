@@ -2,6 +2,7 @@
 
 ``arbgym/live/example.toml`` has every field with its meaning. A field's environment variable is ``ARBGYM_LIVE__SECTION__FIELD``;
 lists and tables are written as JSON there. What nobody knows is refused, and a refusal names the field and what is accepted.
+Relative paths of a file, and those it leaves at their defaults, are relative to its folder; others to the working directory.
 URLs and the control token hold secrets: they are in no ``repr`` and in no message.
 """
 
@@ -28,6 +29,7 @@ PREFIX = "ARBGYM_LIVE__"
 _LENDERS = tuple(lender.name for lender in LENDERS if lender.name != MAKER.name)  # it mints: no balance says what it lends
 _WITHOUT_FIELDS = ("pools", "executor")
 _FLASH_SWAPS = tuple(lender.name for lender in LENDERS if lender.first_leg)
+_PATHS = (("risk", "kill_file"), ("journal", "path"), ("log", "path"), ("keystore", "path"), ("reference", "path"))
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _SHOWN = re.compile(r"(?:0x[0-9a-fA-F]{0,42}|[\w.+\-]{1,16})\Z", re.ASCII)  # texts that an error may repeat: no key fits
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
@@ -302,7 +304,10 @@ def load(
     Raises SettingsError.
     """
     variables = os.environ if environment is None else environment
-    merged = _merged(_merged({} if path is None else _file(path), _variables(variables)), overrides or {})
+    table: Mapping[str, Any] = {} if path is None else _file(path)
+    if path is not None and path != EXAMPLE:  # the example is nobody's file: what runs by it keeps its files where it was started
+        table = _placed(table, Path(path).absolute().parent)
+    merged = _merged(_merged(table, _variables(variables)), overrides or {})
     try:
         return Settings(**{str(name): value for name, value in merged.items()})
     except ValidationError as error:
@@ -325,6 +330,22 @@ def _file(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         problem = f"settings file {str(path)!r}: not TOML; accepted is as in example.toml"
     raise SettingsError(problem)
+
+
+def _placed(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A file's table with its relative paths, told or default, put into its folder.
+
+    Whoever starts the runner from elsewhere must find the same kill file and the same journal, or what was stopped trades again.
+    """
+    result = dict(table)
+    for section, field in _PATHS:
+        within = result.get(section, {})
+        if not isinstance(within, Mapping):  # refused later, by name
+            continue
+        told = within.get(field, getattr(Settings.model_fields[section].default, field))
+        if isinstance(told, (str, Path)) and told != "":
+            result[section] = {**within, field: str(folder / told)}
+    return result
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, Any]:

@@ -112,6 +112,43 @@ def test_each_source_overrules_the_one_before(tmp_path: Path) -> None:
     assert [pool.name for pool in load(EXAMPLE, None, {f"{PREFIX}POOLS": json.dumps(pools)}).pools] == ["1", "2", "3"]
 
 
+def test_paths_of_a_file_are_relative_to_its_folder_wherever_it_is_loaded_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a runner that is started elsewhere sees neither the kill file nor its own HALTED state, and trades."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    text = re.sub(r"^# (path = )", r"\1", live_settings.example(), flags=re.MULTILINE)
+    (home / "live.toml").write_text(text)
+    (home / "short.toml").write_text(re.sub(r"^(# )?(kill_file|path) = .*$", "", text, flags=re.MULTILINE))
+    (home / "absolute.toml").write_text(text.replace('"arbgym.kill"', '"/run/arbgym.kill"'))
+    found = []
+    for start, name in ((home, "live.toml"), (elsewhere, "../home/live.toml"), (elsewhere, str(home / "live.toml"))):
+        monkeypatch.chdir(start)
+        loaded = load(Path(name), None, {})
+        files = (loaded.risk.kill_file, loaded.journal.path, loaded.log.path, loaded.keystore.path, loaded.reference.path)
+        found.append([file.resolve() for file in files if file is not None])
+        assert all(file is not None and file.is_absolute() for file in files)
+    names = ("arbgym.kill", "arbgym-live.sqlite", "arbgym-live.jsonl", "key.json", "prices.csv")
+    assert found == [[home / name for name in names]] * 3
+    short = load(home / "short.toml", None, {})
+    assert (short.risk.kill_file, short.journal.path) == (home / "arbgym.kill", home / "arbgym-live.sqlite")
+    assert (short.log.path, short.keystore.path, short.reference.path) == (None, None, None)
+    assert load(home / "absolute.toml", None, {}).risk.kill_file == Path("/run/arbgym.kill")
+    told = load(home / "live.toml", {"journal": {"path": Path("here.sqlite")}}, {f"{PREFIX}RISK__KILL_FILE": "here.kill"})
+    assert (told.journal.path, told.risk.kill_file) == (Path("here.sqlite"), Path("here.kill"))
+    for path in (None, EXAMPLE):  # nobody's file
+        assert load(path, table(), {}).risk.kill_file == Path("arbgym.kill")
+
+
+def test_a_reload_from_another_folder_sees_the_same_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watched = Watched(tmp_path / "live.toml")
+    monkeypatch.chdir("/")
+    watched.path.write_text(watched.text + "# a word more\n")
+    assert watched.file.poll() is None
+
+
 def test_ages_are_two_block_times() -> None:
     loaded = load(EXAMPLE, {"chain": {"block_time_s": 2.0}}, {})
     assert (loaded.limits.max_head_age_s, loaded.limits.max_reference_age_s) == (4.0, 4.0)
