@@ -31,10 +31,12 @@ from arbgym.live.terms import (
 # An end younger than this is looked at again after a restart and after a reorganisation: the blocks that replace others may hold
 # a transaction earlier than those did, so an end can stand below the fork that the feed sees.
 WATCHED_BLOCKS = 64
+RECEIPTS_ASKED = 50  # at most in one request
 CANCEL_GAS = 21_000
 LEAST_BUMP_PERCENT = 12.5
 _MOST = 2**63  # no block or count of transactions is beyond; a node that says so is not believed
 _REPORTED = "sender.reported"
+_EXPLAINED = "sender.explained"
 _S = IntentState
 
 # Where a process may be killed in the tests, in the order in which an intent passes them.
@@ -165,6 +167,57 @@ class JournalSender:
         return outcomes
 
 
+class _Explained:
+    """Up to which nonce it is known who used it, and since which block; a later process goes on from there.
+
+    Receipts of what was given up are asked once for each nonce, and again only where the last WATCHED_BLOCKS blocks are in doubt:
+    after a restart and after a reorganisation. So it takes no longer the longer a journal is.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        kept = journal.get(_EXPLAINED) or {"seen": 0, "marks": []}
+        try:
+            self._seen = int(kept["seen"])  # the last block with nothing unexplained, or one shortly before
+            # (block, count): nonces below were explained in this block
+            self._marks = [(int(block), int(count)) for block, count in kept["marks"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise LiveError(f"{_EXPLAINED} in the journal = {kept!r}; accepted is what this program wrote") from error
+        self._written = self._seen
+        self.asked: set[str] = set()  # keys of intents with nonces beyond whose receipts there were none of
+
+    @property
+    def count(self) -> int:
+        """Nonces below are explained."""
+        return self._marks[-1][1] if self._marks else 0
+
+    def doubt_since(self, block_number: int) -> None:
+        """What was explained after this block, or shortly before a process ended, is not explained."""
+        since = min(block_number, self._seen - WATCHED_BLOCKS)
+        self._marks = [mark for mark in self._marks if mark[0] <= since]
+        self.asked.clear()
+
+    def not_beyond(self, count: int) -> None:
+        """The chain has no more transactions than this."""
+        while self.count > count:
+            self._marks.pop()
+            self.asked.clear()
+
+    def up_to(self, count: int, block_number: int) -> None:
+        """Nonces below ``count`` are explained in this block."""
+        self._seen = max(self._seen, block_number)
+        if count > self.count:
+            # a node may be behind the one that was asked before a restart, so that twice as many blocks are remembered
+            old = [mark for mark in self._marks if mark[0] <= self._seen - 2 * WATCHED_BLOCKS]
+            self._marks = [*old[-1:], *self._marks[len(old) :], (self._seen, count)]
+            self.asked.clear()
+        elif self._seen < self._written + WATCHED_BLOCKS:
+            return
+        self._written = self._seen
+        with self._journal.with_next_commit():  # a process that is killed before asks once more
+            self._journal.put(_EXPLAINED, {"seen": self._seen, "marks": self._marks})
+
+
 class LiveSender(JournalSender):
     """Signs and sends, one intent at a time.
 
@@ -172,6 +225,10 @@ class LiveSender(JournalSender):
     that is less than what the journal knows to be on chain. A transaction is replaced only under the same nonce. Nothing is
     concluded from an answer that did not come, from a node behind the view, or from a block that the feed has not handed on.
     ``settle`` and ``send`` are not called at the same time.
+
+    A bundle that was given up may be mined after all, as a builder need not keep to its block. So whenever the count passes a
+    nonce that the journal takes for free, receipts of all that was given up with it are asked. Until they came (``_Explained``)
+    no trade is sent, as one that the gate does not know of may have lost; what is open goes on, is raised and cancelled.
 
     After a crash: an intent without a transaction was never sent. A signed one may have been. Sending it now would pass by the
     gate, on old prices, so it is never sent again: a private one ends with the last block that its bundle names, a public one
@@ -229,7 +286,8 @@ class LiveSender(JournalSender):
         self._count: int | None = None  # of the account's transactions on chain
         self._reconciled = False  # with what an earlier process left
         self._base_fees: dict[str, int] = {}  # of the newest blocks, by hash
-        self._explained = 0  # nonces below were looked for in the journal
+        self._explained = _Explained(journal)
+        self._most_asked = RECEIPTS_ASKED  # receipts in one request; fewer after one that failed
         self._taken: dict[str, int] = {}  # intents whose nonce is on chain without a receipt of ours: since which block
         self._raced: dict[str, int] = {}  # those given up for that reason: in which block
         self._underpriced: set[str] = set()  # cancellations that a node does not hold because they offer too little
@@ -241,8 +299,8 @@ class LiveSender(JournalSender):
 
     @property
     def busy(self) -> bool:
-        """An intent is open, or the account's nonce is not known yet: nothing may be sent."""
-        return self._count is None or not self._reconciled or super().busy
+        """An intent is open, or the account's nonce or what used those before is not known yet: nothing may be sent."""
+        return self._count is None or not self._reconciled or self._explained.count != self._count or super().busy
 
     async def close(self) -> None:
         """Let go of the channels and the journal."""
@@ -266,7 +324,7 @@ class LiveSender(JournalSender):
         if not is_hex_address(plan.to):
             raise LiveError(f"plan.to = {plan.to!r}; accepted is 0x and 40 hexadecimal digits")
         if self._count is None or self.busy:
-            raise LiveError("an intent is open, or the account's nonce is not known yet; accepted is one intent at a time")
+            raise LiveError("an intent is open, or the account's nonces are not known yet; accepted is one intent at a time")
         if self._journal.holds(plan.key):
             return self._journal.intent(plan.key).state
         self._point("send.begin")
@@ -336,7 +394,7 @@ class LiveSender(JournalSender):
         try:
             number, block_hash, base_fee_wei = _header(await self._endpoint.request("eth_getBlockByNumber", ["latest", False]))
             await self._settle_open(number, block_hash, base_fee_wei)
-            self.trouble = ""
+            self.trouble = await self._look_back(number)
         except (Unknown, Refused) as error:
             self.trouble = str(error)
         self._point("recover.end")
@@ -349,7 +407,6 @@ class LiveSender(JournalSender):
         self._end_never_signed()
         head = view.head
         if view.reorg_depth:
-            self._explained = 0
             self._take_back(
                 [intent for intent in self._journal.settled_since(head.number) if intent.state is not _S.REFUSED], head.number
             )
@@ -360,7 +417,9 @@ class LiveSender(JournalSender):
             if view.newest and busy:
                 await self._fill_gaps(head.number, head.hash)
                 await self._hurry(head.number)
-            self.trouble = self._dear_cancellations() if busy else ""
+            dear = self._dear_cancellations() if busy else ""
+            # last: what is open does not wait for what was given up
+            self.trouble = "; ".join(filter(None, (dear, await self._look_back(head.number))))
         except (Unknown, Refused) as error:
             self.trouble = str(error)  # nothing is assumed; the next block asks again
         self._point("settle.end")
@@ -377,6 +436,7 @@ class LiveSender(JournalSender):
         for old in list(self._base_fees)[:-WATCHED_BLOCKS]:
             del self._base_fees[old]
         if not self._reconciled:
+            self._explained.doubt_since(number - WATCHED_BLOCKS)
             await self._review(number)
         self._count = None
         opened = self._journal.open_intents()
@@ -391,8 +451,6 @@ class LiveSender(JournalSender):
         for intent in opened:
             if not await self._settled_by_receipt(intent, number, block_hash, receipts):
                 await self._settle_unmined(intent, number, count, newest)
-        await self._explain(number, count)
-        await self._doubt_races(number)
         self._count, self._reconciled = count, True
 
     async def _settled_by_receipt(self, intent: Intent, number: int, block_hash: str, receipts: Mapping[str, Receipt]) -> bool:
@@ -438,7 +496,7 @@ class LiveSender(JournalSender):
         """The nonce is used, and not by this intent's transactions."""
         assert intent.nonce is not None
         others = [one for one in self._journal.intents_with_nonce(intent.nonce) if one.plan.key != intent.plan.key]
-        _, _, receipts = await self._look(number, others)
+        _, receipts = await self._look_in_parts(number, others)
         for other in others:
             found = [receipts[one.hash].block_number for one in other.transactions if one.hash in receipts]
             if found and found[0] > number:
@@ -457,20 +515,41 @@ class LiveSender(JournalSender):
     def _race(self, intent: Intent) -> str:
         return f"nonce race: nonce {intent.nonce} of {self._signer.address} was used by a transaction that is not ours"
 
-    async def _explain(self, number: int, count: int) -> None:
+    async def _look_back(self, number: int) -> str:
+        """Doubt what is settled. Why that is incomplete: it goes on with the next block, and holds up new trades alone."""
+        troubles = []
+        for what, doubts in (("nonces that are not explained", self._explain), ("nonce races", self._doubt_races)):
+            try:
+                await doubts(number)
+            except (Unknown, Refused) as error:
+                troubles.append(f"{what}: {error}")
+        return "; ".join(troubles)
+
+    async def _explain(self, number: int) -> None:
         """Look in the journal for who used nonces that it takes for free: a builder may not keep to a bundle's block."""
-        given_up = self._journal.given_up(self._explained, count) if self._explained < count else []
-        if given_up:
-            _, _, receipts = await self._look(number, given_up)
-            self._take_back([intent for intent in given_up if _block_of(intent, receipts) is not None], number)
-        self._explained = count
+        if self._count is None:
+            return
+        explained = self._explained
+        explained.not_beyond(self._count)
+        if explained.count < self._count:
+            given_up = self._journal.given_up(explained.count, self._count)
+            for part in _parts([intent for intent in given_up if intent.plan.key not in explained.asked], self._most_asked):
+                try:
+                    _, _, receipts = await self._look(number, part)
+                except (Unknown, Refused):
+                    self._most_asked = max(self._most_asked // 2, 1)  # a node may answer less at once
+                    raise
+                self._take_back([intent for intent in part if _block_of(intent, receipts) is not None], number)
+                explained.asked.update(intent.plan.key for intent in part)
+            self._most_asked = min(2 * self._most_asked, RECEIPTS_ASKED)
+        explained.up_to(self._count, number)
 
     async def _doubt_races(self, number: int) -> None:
         """Look again for receipts of what was given up to a race: a node's index of them may be blocks behind its state."""
         self._raced = {key: since for key, since in self._raced.items() if number - since < WATCHED_BLOCKS}
         if self._raced:
             raced = [self._journal.intent(key) for key in self._raced]
-            _, _, receipts = await self._look(number, raced)
+            _, receipts = await self._look_in_parts(number, raced)
             found = [intent for intent in raced if _block_of(intent, receipts) is not None]
             self._take_back([intent for intent in found if intent.state is _S.REPLACED], number)
             for intent in found:
@@ -510,6 +589,16 @@ class LiveSender(JournalSender):
                     return looked
         return self._answered(number, intents, await self._endpoint.batch(calls))
 
+    async def _look_in_parts(self, number: int, intents: Sequence[Intent]) -> tuple[int, dict[str, Receipt]]:
+        """(the account's transactions on chain, receipts by hash), as ``_look``, whatever the number of intents."""
+        counts: list[int] = []
+        receipts: dict[str, Receipt] = {}
+        for part in _parts(intents, RECEIPTS_ASKED) or [[]]:
+            _, count, found = await self._look(number, part)
+            counts.append(count)
+            receipts.update(found)
+        return min(counts), receipts
+
     def _answered(self, number: int, intents: Sequence[Intent], answers: Sequence[Any]) -> tuple[int, int, dict[str, Receipt]]:
         """What the answers to ``_questions`` say."""
         hashes = [transaction.hash for intent in intents for transaction in intent.transactions]
@@ -526,7 +615,7 @@ class LiveSender(JournalSender):
     async def _review(self, number: int) -> None:
         """After a restart or a reorganisation: take back the ends of the last blocks that the chain does not confirm."""
         ended = [intent for intent in self._journal.settled_since(number - WATCHED_BLOCKS) if intent.transactions]
-        _, count, receipts = await self._look(number, ended)
+        count, receipts = await self._look_in_parts(number, ended)
         self._point("recover.looked")
         self._take_back(
             [
@@ -637,7 +726,7 @@ class LiveSender(JournalSender):
         newest = intent.transactions[-1]
         maximum_fee_wei = self._maximum_fee_wei if kind == "bump" else None
         fees = raised_fees(newest.max_fee_wei, newest.priority_fee_wei, self._base_fee_wei, maximum_fee_wei, self._bump_percent)
-        # the calldata's least profit stays as it was signed, so that a dearer trade may be a certain loss; a cancellation has to be
+        # the calldata's least profit stays as it was signed, so that a dearer trade may be a certain loss
         if fees is None or (kind == "bump" and not self._worth(intent.plan, *fees)):
             await self._resend(intent, number)
             return
@@ -690,6 +779,19 @@ def raised_fees(
     if maximum_fee_wei is None:
         return wanted, priority
     return None if needed > maximum_fee_wei else (min(wanted, maximum_fee_wei), priority)
+
+
+def _parts(intents: Sequence[Intent], most: int) -> list[list[Intent]]:
+    """The intents in their order, in parts of one or of at most so many transactions."""
+    parts: list[list[Intent]] = []
+    count = 0
+    for intent in intents:
+        count += len(intent.transactions)
+        if not parts or count > most:
+            parts.append([])
+            count = len(intent.transactions)
+        parts[-1].append(intent)
+    return parts
 
 
 def _block_of(intent: Intent, receipts: Mapping[str, Receipt]) -> str | None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from arbgym.live.channels import PublicChannel
 from arbgym.live.dry import DrySender
 from arbgym.live.journal import Journal, JournalError
-from arbgym.live.sender import CRASH_POINTS, JournalSender, LiveSender, raised_fees
+from arbgym.live.sender import CRASH_POINTS, WATCHED_BLOCKS, JournalSender, LiveSender, raised_fees
 from arbgym.live.terms import SETTLED, IntentState, LiveError, Outcome, Plan, Unknown, Verdict
 from tests.live.scripted_chain import (
     GAS_USED,
@@ -275,6 +275,169 @@ def test_a_dropped_bundle_that_is_mined_after_all_is_noticed(bench: Bench) -> No
     assert bench.mine() == []
     (outcome,) = bench.mine()
     assert (outcome.state, outcome.corrects, outcome.profit_raw) == (S.MINED, S.DROPPED, plan.expected_profit_raw)
+
+
+def asked_receipts(bench: Bench, monkeypatch: pytest.MonkeyPatch, most: int = 10**6) -> list[int]:
+    """How many receipts each request asks for from now on; a request for more than ``most`` fails."""
+    asked: list[int] = []
+    batch = bench.chain.batch
+
+    async def counted(calls: Any) -> Any:
+        count = sum(method == "eth_getTransactionReceipt" for method, _ in calls)
+        asked.append(count)
+        if count > most:
+            raise Unknown("eth_getTransactionReceipt", "rate_limited", "HTTP 429")
+        return await batch(calls)
+
+    monkeypatch.setattr(bench.chain, "batch", counted)
+    return asked
+
+
+def give_up(bench: Bench, number: int, first: int = 0) -> list[Plan]:
+    """Plans that are given up with the next nonce; a relay has the bundle of the first."""
+    plans = [plan_at(bench.chain.head, index, "private", blocks=1) for index in range(first, first + number)]
+    late, bench.chain.late = bench.chain.late, 1.0
+    bench.send(plans[0])
+    assert [one.state for one in bench.mine()] == [S.DROPPED]
+    for plan in plans[1:]:
+        assert bench.send(plan, FORBIDDEN) is S.REFUSED
+    bench.chain.late = late
+    return plans
+
+
+def test_what_was_given_up_is_asked_about_again_for_some_blocks_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up(bench, 130)
+    bench.chain.stranger()
+    asked = asked_receipts(bench, monkeypatch)
+    bench.mine()
+    assert sum(asked) == 130 and max(asked) <= 50 and not bench.sender.busy
+
+    def asked_after(what: str) -> int:
+        asked.clear()
+        if what == "restart":
+            bench.restart()
+            bench.start()
+        else:
+            for view in bench.chain.reorganise(1):
+                asyncio.run(bench.sender.settle(view))
+        bench.mine()
+        assert not bench.sender.busy and bench.sender.trouble == "" and max(asked) <= 50
+        return sum(asked)
+
+    for _ in range(4):
+        bench.mine()
+    # ... what was refused just now is looked at with what ended in the last blocks, too
+    assert asked_after("restart") >= 130 <= asked_after("reorganisation")
+    for _ in range(WATCHED_BLOCKS + 70):
+        bench.mine()
+    assert asked_after("reorganisation") == 0
+    assert asked_after("restart") == 0
+    # the next nonce is explained by itself
+    give_up(bench, 3, first=200)
+    bench.chain.stranger()
+    asked.clear()
+    bench.mine()
+    assert sum(asked) == 3 and bench.sender.chain_nonce == 2
+
+
+@pytest.mark.parametrize("how", ["restart", "reorganisation"])
+def test_a_bundle_that_a_reorganisation_lets_in_is_noticed(bench: Bench, how: str) -> None:
+    given_up = give_up(bench, 3)
+    bench.chain.stranger()
+    bench.mine()
+    bench.mine()
+    assert not bench.sender.busy
+    # a chain on which the builder was faster than the stranger
+    leaked = next(bundle for bundles in bench.chain.bundles.values() for bundle in bundles)
+    bench.chain.random.seed(1)
+    views = bench.chain.reorganise(2)
+    for block in bench.chain.blocks:
+        block.transactions.clear()
+    bench.chain.pool.clear()
+    bench.chain.blocks[-1].transactions.append(leaked)
+    outcomes = []
+    if how == "restart":
+        bench.restart()
+        outcomes += bench.start()
+    else:
+        outcomes += [one for view in views for one in asyncio.run(bench.sender.settle(view))]
+    outcomes += bench.mine() + bench.mine()
+    last = {one.key: (one.state, one.corrects) for one in outcomes}
+    assert last[given_up[0].key] == (S.MINED, S.DROPPED) and not bench.sender.busy
+
+
+def test_what_a_node_does_not_answer_at_once_is_asked_in_parts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = give_up(bench, 130)[0]
+    for _ in range(WATCHED_BLOCKS):
+        bench.mine()
+    asked = asked_receipts(bench, monkeypatch, most=7)
+    bench.chain.leak()
+    outcomes: list[Outcome] = []
+    blocks = 0
+    while blocks < 9:
+        blocks += 1
+        outcomes += bench.mine()
+        assert bench.sender.chain_nonce == 1
+        if not bench.sender.trouble:
+            break
+        assert bench.sender.busy and "nonces that are not explained" in bench.sender.trouble
+        with pytest.raises(LiveError, match="one intent at a time"):
+            bench.send(plan_at(bench.chain.head, 999))
+    assert blocks == 4 and sum(count for count in asked if count <= 7) == 130, "no more than once each"
+    outcomes += bench.mine()
+    assert [(one.key, one.state, one.corrects) for one in outcomes] == [(first.key, S.MINED, S.DROPPED)]
+    assert not bench.sender.busy and bench.send(plan_at(bench.chain.head, 999)) is S.SENT
+
+
+def test_what_is_open_does_not_wait_for_what_was_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up(bench, 9)
+    bench.chain.stranger()
+    bench.mine()
+    bench.chain.late = 1.0
+    plan = plan_at(bench.chain.head, 50, blocks=2)
+    assert bench.send(plan) is S.SENT
+    bench.restart()
+    with monkeypatch.context() as change:
+        look = LiveSender._look
+
+        async def failing(self: Any, number: int, intents: Any, *along: Any) -> Any:
+            if any(intent.state in (S.DROPPED, S.REFUSED) for intent in intents):
+                raise Unknown("eth_getTransactionReceipt", "rate_limited", "HTTP 429")
+            return await look(self, number, intents, *along)
+
+        bench.start()
+        bench.sender._explained.doubt_since(0)  # what explains nonces is asked again, and the node does not say
+        change.setattr(LiveSender, "_look", failing)
+        for _ in range(3):
+            assert bench.mine() == []
+            assert bench.sender.chain_nonce == 1 and "HTTP 429" in bench.sender.trouble
+        assert bench.chain.submitted[-1]["data"] == "0x", "it is cancelled at its last block"
+        bench.chain.late = 0.0
+        assert [one.state for one in bench.mine()] == [S.REPLACED]
+        assert bench.sender.busy, "no trade while a loss may be unknown"
+    bench.mine()
+    assert not bench.sender.busy and bench.sender.trouble == ""
+
+
+def test_a_race_that_cannot_be_doubted_holds_nothing_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.chain.late = 1.0
+    bench.send(plan_at(bench.chain.head, 0, blocks=9))
+    bench.chain.stranger()
+    bench.chain.late = 0.0
+    assert [one.state for _ in range(2) for one in bench.mine()] == [S.REPLACED]
+    with monkeypatch.context() as change:
+        asked_receipts(bench, change, most=0)
+        bench.mine()
+        assert "nonce races: " in bench.sender.trouble and not bench.sender.busy and bench.sender.chain_nonce == 1
+    bench.mine()
+    assert bench.sender.trouble == ""
+
+
+@pytest.mark.parametrize("kept", [5, {"seen": 1}, {"seen": None, "marks": []}, {"seen": 1, "marks": [3]}])
+def test_a_store_that_was_damaged_is_named(bench: Bench, kept: Any) -> None:
+    bench.journal.put("sender.explained", kept)
+    with pytest.raises(LiveError, match=r"sender\.explained"):
+        bench.restart()
 
 
 def test_two_intents_with_one_nonce_have_one_effect(bench: Bench) -> None:
