@@ -22,7 +22,7 @@ from arbgym.live.control import Control
 from arbgym.live.decision import Decider
 from arbgym.live.dry import DrySender
 from arbgym.live.endpoint import connect
-from arbgym.live.executor import DRY_RUN_ADDRESS, GasMeter, artefact, runtime_code, simulate
+from arbgym.live.executor import DRY_RUN_ADDRESS, Simulator, artefact, runtime_code
 from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -34,7 +34,7 @@ from arbgym.live.recording import RecordedFeed, Recorder, RecordingHeader
 from arbgym.live.reference import FileReference, PoolReference, ReferenceSource, RestReference, StreamReference
 from arbgym.live.reload import LimitsFile
 from arbgym.live.risk import GateState, RiskGate
-from arbgym.live.runner import Parts, Runner
+from arbgym.live.runner import Parts, Runner, Simulate
 from arbgym.live.sender import LiveSender
 from arbgym.live.settings import Settings
 from arbgym.live.snapshot import Mode, PolicyRow
@@ -47,7 +47,6 @@ from arbgym.live.terms import (
     Endpoint,
     Feed,
     LiveError,
-    Plan,
     Refused,
     Sender,
     Unknown,
@@ -277,7 +276,6 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             earlier=lambda: journal.outcomes_after(0)[0],
             prices=EndPrices(journal),
             simulate=None if endpoint is None else _simulation(endpoint, account, bool(settings.executor)),
-            measure=None if endpoint is None else _measurement(endpoint, account, bool(settings.executor)),
             each_block=each_block,
             next_nonce=_next_nonce(journal, sender),
             with_next_commit=journal.with_next_commit,
@@ -494,25 +492,17 @@ def _next_nonce(journal: Journal, sender: Sender) -> Callable[[], int | None]:
     return following
 
 
-def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
-    def ask(plan: Plan) -> Any:
-        return simulate(
-            endpoint,
-            to=plan.to,
-            sender=account,
-            data=plan.data,
-            block=plan.block_number,
-            deployed=deployed,
-            gas_limit=plan.gas_limit,
-            max_fee_wei=plan.max_fee_wei,
-        )
-
-    return ask
-
-
-def _measurement(endpoint: Endpoint, account: str, deployed: bool) -> Callable[[Plan], Any]:
-    meter = GasMeter(endpoint, deployed=deployed)
-    return lambda plan: meter.measure(to=plan.to, sender=account, data=plan.data, block=plan.block_number)
+def _simulation(endpoint: Endpoint, account: str, deployed: bool) -> Simulate:
+    simulator = Simulator(endpoint, deployed=deployed)
+    return lambda plan, time_s: simulator.run(
+        to=plan.to,
+        sender=account,
+        data=plan.data,
+        block=plan.block_number,
+        time_s=time_s,
+        gas_limit=plan.gas_limit,
+        max_fee_wei=plan.max_fee_wei,
+    )
 
 
 async def _symbols(endpoint: Endpoint, pool: WatchedPool) -> tuple[str, str]:

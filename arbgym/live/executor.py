@@ -15,7 +15,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal
 
-from arbgym.live.terms import Endpoint, LiveError, Refused, Unknown
+from arbgym.live.terms import Call, Endpoint, LiveError, Refused, Unknown
 
 # Ways to borrow, by the names of arbgym.market.lender, and the contract's number for each. Flash swaps are one to it: the first
 # leg's kind says which. ``maker`` is any ERC-3156 lender.
@@ -245,20 +245,26 @@ async def simulate(
     Unknown where there is no trustworthy answer.
     """
     sender, to = sender.lower(), to.lower()
+    try:
+        answer = await endpoint.request("eth_call", _called(to, sender, data, block, deployed, gas_limit, max_fee_wei))
+    except Refused as refused:
+        raise (_reverted(refused) if _is_revert(refused) else refused) from None
+    return _profit(answer, to)
+
+
+def _called(
+    to: str, sender: str, data: str, block: str | int, deployed: bool, gas_limit: int | None, max_fee_wei: int | None
+) -> list[Any]:
+    """The parameters of ``eth_call``."""
     call = {"from": sender, "to": to, "data": data}
     if gas_limit is not None:
         call["gas"] = hex(gas_limit)
     if max_fee_wei is not None:
         call["maxFeePerGas"] = hex(max_fee_wei)
-    parameters: list[Any] = [call, hex(block) if isinstance(block, int) else block]
-    if not deployed:
-        parameters.append(_pretended(to, sender))
-    try:
-        answer = await endpoint.request("eth_call", parameters)
-    except Refused as refused:
-        if not _is_revert(refused):
-            raise
-        raise _reverted(refused) from None
+    return [call, hex(block) if isinstance(block, int) else block, *([] if deployed else [_pretended(to, sender)])]
+
+
+def _profit(answer: Any, to: str) -> int:
     if answer == "0x":
         raise WouldRevert(f"no contract answers at {to}")
     if not (isinstance(answer, str) and re.fullmatch("0x[0-9a-fA-F]{64}", answer)):
@@ -266,8 +272,18 @@ async def simulate(
     return int(answer, 16)
 
 
-class GasMeter:
-    """What a transaction uses, by the node that simulates it.
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """What a transaction does on the state at the end of a block."""
+
+    profit_raw: int  # quote token
+    gas_used: int  # paid for, less refunds; of a node without eth_simulateV1 what it needs, up to a quarter more
+
+
+class Simulator:
+    """Asks a node for a transaction's profit and gas, in one message.
+
+    The profit is by ``eth_call``; the gas by ``eth_simulateV1``, or by ``eth_estimateGas`` where the node has no such method.
 
     Args:
         deployed: as in ``simulate``.
@@ -275,37 +291,51 @@ class GasMeter:
 
     def __init__(self, endpoint: Endpoint, *, deployed: bool) -> None:
         self._endpoint, self._deployed = endpoint, deployed
-        self._simulates = True  # the node has eth_simulateV1, as far as is known
+        self._measures = True  # the node has eth_simulateV1, as far as is known
 
-    async def measure(self, *, to: str, sender: str, data: str, block: str | int) -> int:
-        """Gas that would be paid for on the state at the end of ``block``: less refunds (``eth_simulateV1``).
+    async def run(
+        self,
+        *,
+        to: str,
+        sender: str,
+        data: str,
+        block: str | int,
+        time_s: int | None = None,
+        gas_limit: int | None = None,
+        max_fee_wei: int | None = None,
+    ) -> Simulated:
+        """What the very transaction does. Arguments and errors as of ``simulate``.
 
-        A node without that method tells what the transaction needs (``eth_estimateGas``), up to a quarter more than is paid for.
-        Raises as ``simulate``.
+        ``time_s`` is the time of the block it would be in: a V3 pool's first swap of a block writes down the time, which is gas.
         """
-        sender, to = sender.lower(), to.lower()
-        call = {"from": sender, "to": to, "data": data}
-        place = hex(block) if isinstance(block, int) else block
-        pretended = {} if self._deployed else _pretended(to, sender)
-        if self._simulates:
-            calls: dict[str, Any] = {"calls": [call]}
-            if pretended:
-                calls["stateOverrides"] = pretended
+        to, sender = to.lower(), sender.lower()
+        called = _called(to, sender, data, block, self._deployed, gas_limit, max_fee_wei)
+        while True:
             try:
-                answer = await self._endpoint.request(
-                    "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
-                )
+                told = await self._endpoint.batch([("eth_call", called), self._gas_question(to, sender, data, called[1], time_s)])
             except Refused as refused:
-                if refused.code not in _NO_SUCH_METHOD and not re.search("method.* not ", refused.message.lower()):
-                    raise
-                self._simulates = False
-            else:
-                return _gas_of(answer)
-        try:
-            answer = await self._endpoint.request("eth_estimateGas", [call, place, *([pretended] if pretended else [])])
-        except Refused as refused:
-            raise (_reverted(refused) if _is_revert(refused) else refused) from None
-        return _gas("eth_estimateGas", answer)
+                if refused.method == "eth_simulateV1" and _is_no_method(refused):
+                    self._measures = False
+                    continue
+                raise (_reverted(refused) if _is_revert(refused) else refused) from None
+            if len(told) != 2:
+                raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
+            profit_raw = _profit(told[0], to)
+            return Simulated(profit_raw, _gas_of(told[1]) if self._measures else _gas("eth_estimateGas", told[1]))
+
+    def _gas_question(self, to: str, sender: str, data: str, place: str, time_s: int | None) -> Call:
+        call = {"from": sender, "to": to, "data": data}
+        pretended = {} if self._deployed else _pretended(to, sender)
+        if not self._measures:
+            return "eth_estimateGas", [call, place, *([pretended] if pretended else [])]
+        calls: dict[str, Any] = {"calls": [call]} | ({"stateOverrides": pretended} if pretended else {})
+        if time_s is not None:
+            calls["blockOverrides"] = {"time": hex(time_s)}
+        return "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
+
+
+def _is_no_method(refused: Refused) -> bool:
+    return refused.code in _NO_SUCH_METHOD or re.search("method.* not ", refused.message.lower()) is not None
 
 
 def _gas_of(answer: Any) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from arbgym.live.decision import Decider, Decision
-from arbgym.live.executor import WouldRevert
+from arbgym.live.executor import Simulated, WouldRevert
 from arbgym.live.kill import KillSwitch
 from arbgym.live.metrics import Metrics
 from arbgym.live.observer import NotObservable, Observer, believed
@@ -51,8 +51,8 @@ _LONGEST_WAIT_S = 10.0  # between two tries of a feed that is down
 _SLOWEST_SHARE = 0.5  # of a block's time, from taking a block to sending on it
 _LANDED = {IntentState.MINED: "won", IntentState.REVERTED: "reverted"}
 
-Simulate = Callable[[Plan], Awaitable[int]]
-"""Profit (raw), or gas used, of a plan's very transaction on the newest block; raises WouldRevert, Refused or Unknown."""
+Simulate = Callable[[Plan, int], Awaitable[Simulated]]
+"""What a plan's very transaction does in a block of this time on the newest one; raises WouldRevert, Refused or Unknown."""
 
 
 class Stopped(LiveError):
@@ -76,7 +76,6 @@ class Parts:
     expires_at_s: float
     channels: frozenset[Channel] = frozenset(("private", "public"))  # ways that there are to send
     simulate: Simulate | None = None
-    measure: Simulate | None = None  # gas, likewise
     pays_gas: bool = True  # there is an account
     journaled: Callable[[str], bool] = lambda key: False  # whether a plan of this key was written before
     earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended, all of them
@@ -310,21 +309,21 @@ class Runner:
         if parts.simulate is not None:
             started = time.perf_counter()
             try:
-                profit_raw, gas_used = await _together(parts.simulate(plan), parts.measure and parts.measure(plan))
+                done = await parts.simulate(plan, view.head.timestamp + max(round(parts.observer.config.chain.block_time_s), 1))
             except (WouldRevert, Refused, Unknown) as error:
                 return f"simulation: {error}", ""
             finally:
                 parts.metrics.latency("simulate", time.perf_counter() - started)
-            if profit_raw != plan.expected_profit_raw:
-                return f"simulation: {profit_raw} raw; expected is {plan.expected_profit_raw}", ""
-            if gas_used is not None:  # the tip is paid on each gas: what was estimated must not decide what it comes to
-                made = parts.planner.at_gas(plan, decision, view, gas_used)
-                if isinstance(made, str):
-                    return made, ""
-                plan, order = made
-                verdict = parts.gate.check(order)
-                if not verdict.allowed:
-                    return _words(verdict), ""
+            if done.profit_raw != plan.expected_profit_raw:
+                return f"simulation: {done.profit_raw} raw; expected is {plan.expected_profit_raw}", ""
+            # the tip is paid on each gas: what was estimated must not decide what it comes to
+            made = parts.planner.at_gas(plan, decision, view, done.gas_used)
+            if isinstance(made, str):
+                return made, ""
+            plan, order = made
+            verdict = parts.gate.check(order)
+            if not verdict.allowed:
+                return _words(verdict), ""
         if parts.journaled(plan.key):
             return "this very plan was journaled before", ""
         slow_s = parts.clock.monotonic() - self._taken_s
@@ -405,17 +404,6 @@ class Runner:
         if self.view is None:
             return []
         return [pool_row(watched, pool) for pool, watched in zip(self.view.pools, self.parts.observer.watched, strict=True)]
-
-
-async def _together(first: Awaitable[int], second: Awaitable[int] | None) -> tuple[int, int | None]:
-    """Both answers, asked for at the same time; the first one's error where there are two."""
-    if second is None:
-        return await first, None
-    told = await asyncio.gather(first, second, return_exceptions=True)
-    for one in told:
-        if isinstance(one, BaseException):
-            raise one
-    return told  # type: ignore[return-value]
 
 
 def _words(verdict: Verdict) -> str:

@@ -27,9 +27,9 @@ from arbgym.amm.tick_math import tick_at_sqrt_price_x96
 from arbgym.live.executor import (
     DRY_RUN_ADDRESS,
     FUNDINGS,
-    GasMeter,
     Leg,
     Route,
+    Simulator,
     WouldRevert,
     artefact,
     decode,
@@ -641,6 +641,9 @@ class Scripted:
             raise self.answer
         return self.answer
 
+    async def batch(self, calls: Any) -> Any:
+        return ["0x" + 64 * "0", await self.request(*calls[1])]
+
 
 @pytest.mark.parametrize(
     ("answer", "expected", "words"),
@@ -674,16 +677,17 @@ class Without:
     def __init__(self, endpoint: Any, missing: str, code: int = -32601) -> None:
         self.endpoint, self.missing, self.code, self.asked = endpoint, missing, code, 0
 
-    async def request(self, method: str, parameters: Any) -> Any:
-        if method == self.missing:
+    async def batch(self, calls: Any) -> Any:
+        if any(method == self.missing for method, _ in calls):
             self.asked += 1
-            raise Refused(method, self.code, "the method is not available")
-        return await self.endpoint.request(method, parameters)
+            raise Refused(self.missing, self.code, "the method is not available")
+        return [await self.endpoint.request(method, parameters) for method, parameters in calls]
 
 
 def measured(world: World, route: Route, endpoint: Any = None, deployed: bool = True, **changed: Any) -> int:
     terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", **changed}
-    return asyncio.run(GasMeter(endpoint or world.endpoint, deployed=deployed).measure(data=encode(route), **terms))
+    simulator = Simulator(endpoint or Without(world.endpoint, ""), deployed=deployed)
+    return asyncio.run(simulator.run(data=encode(route), **terms)).gas_used
 
 
 @pytest.mark.parametrize(("names", "quote"), CYCLES)
@@ -699,9 +703,9 @@ def test_the_gas_that_is_measured_is_the_gas_that_is_paid(world: World, names: t
 
 def test_a_node_without_the_method_is_asked_for_it_once(world: World) -> None:
     route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1")
-    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
+    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
     for _ in range(3):
-        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
     assert endpoint.asked == 1
 
 
@@ -727,10 +731,10 @@ def test_what_reverts_has_no_gas(world: World, missing: str) -> None:
     ],
 )
 def test_no_gas_is_believed_that_was_not_told(answer: Any, expected: Any) -> None:
-    meter = GasMeter(Scripted(answer), deployed=True)  # type: ignore[arg-type]
+    simulator = Simulator(Scripted(answer), deployed=True)  # type: ignore[arg-type]
     with pytest.raises(expected):
-        asyncio.run(meter.measure(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
-    assert meter._simulates  # by what it says, the node has the method
+        asyncio.run(simulator.run(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
+    assert simulator._measures  # by what it says, the node has the method
 
 
 # ----------------------------------------------------------------------------------------------------------------- calldata

@@ -28,6 +28,7 @@ from arbgym.live.alerts import AlertWatch
 from arbgym.live.assemble import Options, _while_it_can, assembled
 from arbgym.live.clock import SystemClock
 from arbgym.live.decision import Decider
+from arbgym.live.executor import Simulated
 from arbgym.live.feed import WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -110,9 +111,9 @@ def test_a_stop_ends_the_wait_and_nothing_more_is_decided(tmp_path: Path) -> Non
 
 
 def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
-    async def slow(plan: Plan) -> int:
+    async def slow(plan: Plan, time_s: int) -> Simulated:
         clock.late_s += 7.0  # of a block of 12 s
-        return plan.expected_profit_raw
+        return Simulated(plan.expected_profit_raw, plan.gas_used)
 
     class Late:
         def __init__(self, clock: Any) -> None:
@@ -137,8 +138,8 @@ def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
 
 
 def test_a_simulation_that_differs_sends_nothing(tmp_path: Path) -> None:
-    async def other(plan: Plan) -> int:
-        return plan.expected_profit_raw - 1
+    async def other(plan: Plan, time_s: int) -> Simulated:
+        return Simulated(plan.expected_profit_raw - 1, plan.gas_used)
 
     def change(runner: Runner) -> None:
         runner.parts.simulate = other

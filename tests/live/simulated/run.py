@@ -18,7 +18,7 @@ from rlp import encode as rlp_encode
 
 from arbgym.live.channels import PublicChannel
 from arbgym.live.decision import Decider
-from arbgym.live.executor import GasMeter, simulate
+from arbgym.live.executor import Simulator
 from arbgym.live.feed import ChainFeed, WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -31,7 +31,7 @@ from arbgym.live.risk import GateState, RiskGate
 from arbgym.live.runner import Parts, Runner
 from arbgym.live.sender import LiveSender
 from arbgym.live.tally import Tally
-from arbgym.live.terms import SETTLED, LiveError, Plan, Reference
+from arbgym.live.terms import SETTLED, LiveError, Reference
 from tests.live.simulated.chain import BLOCK_S, Block, Habits, SimulatedChain, Transaction
 from tests.live.simulated.clock import START_S, SimulatedClock, SimulatedLoop
 from tests.live.simulated.clock import run as run_loop
@@ -243,19 +243,7 @@ class World:
             for lender in observer.config.lenders
         ]
 
-        async def simulate_plan(plan: Plan) -> int:
-            return await simulate(
-                self.endpoint,
-                to=plan.to,
-                sender=ACCOUNT,
-                data=plan.data,
-                block=plan.block_hash,
-                deployed=True,
-                gas_limit=plan.gas_limit,
-                max_fee_wei=plan.max_fee_wei,
-            )
-
-        meter = GasMeter(self.endpoint, deployed=True)
+        simulator = Simulator(self.endpoint, deployed=True)
         feed = ChainFeed(
             self.endpoint,
             self.clock,
@@ -297,8 +285,15 @@ class World:
             metrics=_metrics(self.loop),
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
-            simulate=simulate_plan,
-            measure=lambda plan: meter.measure(to=plan.to, sender=ACCOUNT, data=plan.data, block=plan.block_hash),
+            simulate=lambda plan, time_s: simulator.run(
+                to=plan.to,
+                sender=ACCOUNT,
+                data=plan.data,
+                block=plan.block_hash,
+                time_s=time_s,
+                gas_limit=plan.gas_limit,
+                max_fee_wei=plan.max_fee_wei,
+            ),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
             earlier=lambda: journal.outcomes_after(0)[0],
             with_next_commit=journal.with_next_commit,
