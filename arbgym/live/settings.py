@@ -8,16 +8,27 @@ URLs and the control token hold secrets: they are in no ``repr`` and in no messa
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -26,6 +37,7 @@ from arbgym.live.terms import LiveError
 from arbgym.market.lender import LENDERS, MAKER
 
 PREFIX = "ARBGYM_LIVE__"
+_MEANT = PREFIX.rstrip("_")  # whoever begins a name like this means a setting
 _LENDERS = tuple(lender.name for lender in LENDERS if lender.name != MAKER.name)  # it mints: no balance says what it lends
 _WITHOUT_FIELDS = ("pools", "executor")
 _FLASH_SWAPS = tuple(lender.name for lender in LENDERS if lender.first_leg)
@@ -33,10 +45,20 @@ _PATHS = (("risk", "kill_file"), ("journal", "path"), ("log", "path"), ("keystor
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{40}")
 _SHOWN = re.compile(r"(?:0x[0-9a-fA-F]{0,42}|[\w.+\-]{1,16})\Z", re.ASCII)  # texts that an error may repeat: no key fits
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}\Z")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}\Z")
+_EXAMPLE_SHOWS = "what python -m arbgym.live --example prints"
 
 
 class SettingsError(LiveError):
     """Settings that cannot be used; the message names the field, the value where it is no secret, and what is accepted."""
+
+
+class _Unfit(ValueError):
+    """A validator's words: what is accepted; where the value does not say it, what is wrong; of a table, which field."""
+
+    def __init__(self, accepted: str, *, wrong: str = "", field: str = "") -> None:
+        super().__init__(accepted)
+        self.wrong, self.field = wrong, field
 
 
 # --------------------------------------------------------------------------------------------------------- kinds of values
@@ -49,7 +71,7 @@ def _address(text: str) -> str:
         from eth_utils.address import is_checksum_address  # only here: one more library at start
 
         if not is_checksum_address(text):
-            raise ValueError("an address in one case, or with its EIP-55 checksum")
+            raise _Unfit("an address with its right checksum, or all in lower case", wrong="its EIP-55 checksum is wrong")
     return text.lower()
 
 
@@ -83,6 +105,16 @@ Seconds = Annotated[float, Field(gt=0.0, le=86_400.0)]
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False, validate_default=True)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes true for 1; who wrote it meant something else."""
+        if isinstance(value, bool) and info.field_name is not None:
+            kind = cls.model_fields[info.field_name].annotation
+            if kind in (int, float) or any(one in (int, float) for one in get_args(kind)):
+                raise _Unfit("a number")
+        return value
+
 
 # ---------------------------------------------------------------------------------------------------------------- sections
 class ChainSettings(_Section):
@@ -106,11 +138,13 @@ class PairSettings(_Section):
     @model_validator(mode="after")
     def _one_source(self) -> PairSettings:
         if self.base == self.quote:
-            raise ValueError("two tokens: base and quote are the same address")
+            raise _Unfit("another address than pair.base", wrong="the same as pair.base", field="quote")
         if self.native_is_base and self.native_price_ratio not in (None, 1.0):
-            raise ValueError("native_price_ratio only where native_is_base = false")
+            raise _Unfit("none where native_is_base = true", field="native_price_ratio")
         if not self.native_is_base and self.native_price_ratio is None:
-            raise ValueError("native_price_ratio, the coin's price in base tokens, where native_is_base = false")
+            raise _Unfit(
+                "the coin's price in base tokens, where native_is_base = false", wrong="missing", field="native_price_ratio"
+            )
         return self
 
 
@@ -143,7 +177,7 @@ class ReferenceSettings(_Section):
         for name in needs.get(self.kind, ()):
             value = getattr(self, name)
             if not (value.get_secret_value() if isinstance(value, SecretStr) else value):
-                raise ValueError(f"{name}, which kind = {self.kind!r} needs")
+                raise _Unfit(f"a value, as kind = {self.kind!r} needs", wrong="missing", field=name)
         return self
 
 
@@ -196,7 +230,7 @@ class StatusSettings(_Section):
     @model_validator(mode="after")
     def _long_enough(self) -> StatusSettings:
         if 0 < len(self.control_token.get_secret_value()) < 16:
-            raise ValueError("control_token with at least 16 characters, or none")
+            raise _Unfit("16 characters or more, or none", wrong="too short", field="control_token")
         return self
 
 
@@ -271,13 +305,17 @@ class Settings(BaseSettings):
         for what in ("name", "address"):
             values = [getattr(pool, what) for pool in self.pools]
             if len(set(values)) < len(values):
-                raise ValueError(f"pools that differ in their {what}")
+                raise _Unfit(f"pools that differ in their {what}", wrong=f"two have the same {what}", field="pools")
         for name in self.lenders:
-            if name not in _LENDERS or name in _FLASH_SWAPS:
-                accepted = ", ".join(lender for lender in _LENDERS if lender not in _FLASH_SWAPS)
-                raise ValueError(f"lenders named {accepted}; flash swaps need no address")
-        if self.reference.kind == "pool" and self.reference.pool not in [pool.name for pool in self.pools]:
-            raise ValueError("reference.pool that is the name of one of the pools")
+            known = [lender for lender in _LENDERS if lender not in _FLASH_SWAPS]
+            if name not in known:
+                accepted = f"one of the names {', '.join(known)}; flash swaps need no address"
+                wrong = "a flash swap" if name in _FLASH_SWAPS else "unknown" + _perhaps(name, known)
+                raise _Unfit(accepted, wrong=wrong, field=f"lenders.{_shown_name(name)}")
+        names = [pool.name for pool in self.pools]
+        if self.reference.kind == "pool" and self.reference.pool not in names:
+            wrong = "not the name of a pool" + _perhaps(self.reference.pool, names)
+            raise _Unfit(f"one of the pools, {', '.join(names)}", wrong=wrong, field="reference.pool")
         return self
 
     @property
@@ -350,14 +388,16 @@ def _placed(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
     """What the environment's variables say, nested as in the file; pydantic-settings reads them."""
-    given = {name: text for name, text in environment.items() if name.upper().startswith(PREFIX)}
+    given = {name: text for name, text in environment.items() if name.upper().startswith(_MEANT)}
+    names = [f"{PREFIX}{'__'.join(place)}".upper() for place in _places()]
     for name in given:
         section, *field = name[len(PREFIX) :].lower().split("__")
-        if section not in Settings.model_fields:
-            accepted = f"sections are {', '.join(Settings.model_fields)}"
-            raise SettingsError(f"environment variable {_shown_name(name)}: unknown; accepted {accepted}")
-        if len(field) > (section not in _WITHOUT_FIELDS):
-            raise SettingsError(f"environment variable {_shown_name(name)}: unknown; accepted is {PREFIX}SECTION__FIELD")
+        known = name.upper() in names or (section == "lenders" and len(field) == 1 and bool(field[0]))
+        if not known or not name.upper().startswith(PREFIX):
+            shown = name if _VARIABLE.match(name) else _shown_name(name)
+            accepted = f"{PREFIX}SECTION__FIELD, with the sections {', '.join(Settings.model_fields)} and their fields"
+            perhaps = _perhaps(name.upper(), names)
+            raise SettingsError(f"environment variable {shown}: unknown{perhaps}; accepted is {accepted}")
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): text for name, text in given.items()}
     try:
@@ -368,6 +408,15 @@ def _variables(environment: Mapping[str, str]) -> dict[str, Any]:
     except RecursionError:
         problem = "environment: nested too deeply; accepted is what example.toml has"
     raise SettingsError(problem)
+
+
+def _places() -> list[tuple[str, ...]]:
+    """Everything that a variable of its own can tell: each section as a table, and each field of one."""
+    found: list[tuple[str, ...]] = []
+    for name, info in Settings.model_fields.items():
+        inner = _fields(info.annotation) if name not in _WITHOUT_FIELDS else {}
+        found += [(name,), *((name, field) for field in inner)]
+    return found
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,14 +437,23 @@ def _told(error: ValidationError) -> str:
     field = ".".join(str(part) if isinstance(part, int) else _shown_name(part) for part in place) or "settings"
     more = "" if error.error_count() == 1 else f" (and {error.error_count() - 1} more)"
     if kind == "missing":
-        return f"{field}: missing; accepted is a value as in example.toml{more}"
+        return f"{field}: missing; accepted is a value as in {_EXAMPLE_SHOWS}{more}"
     if kind == "extra_forbidden":
-        return f"{field}: unknown; accepted names are those of example.toml{more}"
-    accepted = str(problem["ctx"]["error"]) if kind == "value_error" else _accepted(problem)
-    if kind == "value_error" and " = " in accepted and place == ("risk",):  # a limit: its own message names it
+        known = _siblings(place)
+        return f"{field}: unknown{_perhaps(place[-1], known)}; accepted names are in {_EXAMPLE_SHOWS}{more}"
+    unfit = problem["ctx"]["error"] if kind == "value_error" else None
+    accepted = str(unfit) if unfit is not None else _accepted(problem) + _range(place, kind)
+    if unfit is not None and " = " in accepted and place == ("risk",):  # a limit: its own message names it
         return f"risk.{accepted}{more}"
-    shown = "a secret" if _secret(place) else _shown(problem["input"])
-    return f"{field} = {shown}; accepted is {accepted}{more}"
+    value = problem["input"]
+    if isinstance(unfit, _Unfit) and unfit.field:
+        field = f"{field}.{unfit.field}" if place else unfit.field
+        value = value.get(unfit.field) if isinstance(value, Mapping) else None
+        if unfit.wrong:  # of a table, the words are enough
+            return f"{field}: {unfit.wrong}; accepted is {accepted}{more}"
+    shown = "a secret" if _secret(place) else _shown(value)
+    wrong = f": {unfit.wrong}" if isinstance(unfit, _Unfit) and unfit.wrong else ""
+    return f"{field} = {shown}{wrong}; accepted is {accepted}{more}"
 
 
 def _accepted(problem: Any) -> str:
@@ -405,6 +463,38 @@ def _accepted(problem: Any) -> str:
         if message.startswith(start):
             return message[len(start) :].split(", unable to")[0].split(", got ")[0]
     return {"too_short": "2 or more", "too_long": "4 at most"}.get(problem["type"], "as in example.toml")
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """The fields of a section, or of each table in a list of them."""
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            return dict(one.model_fields)
+    return {}
+
+
+def _siblings(place: tuple[int | str, ...]) -> list[str]:
+    """The names that are known where ``place`` is."""
+    above = Settings.model_fields.get(str(place[0])) if len(place) > 1 else None
+    return list(Settings.model_fields) if above is None else list(_fields(above.annotation))
+
+
+def _range(place: tuple[int | str, ...], kind: str) -> str:
+    """From where to where a number may be, after words that say only that it is to be one."""
+    if kind not in ("int_parsing", "int_type", "int_from_float", "float_parsing", "float_type") or len(place) < 2:
+        return ""
+    section = Settings.model_fields.get(str(place[0]))
+    info = None if section is None else _fields(section.annotation).get(str(place[-1]))
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    bounds = () if info is None else info.metadata
+    said = [f"{word} {getattr(bound, name)}" for name, word in words.items() for bound in bounds if hasattr(bound, name)]
+    return ", ".join(["", *said])
+
+
+def _perhaps(name: Any, known: Iterable[str]) -> str:
+    """The name that was meant, if one is near."""
+    near = difflib.get_close_matches(str(name)[:80], list(known), 1, 0.7)
+    return f", perhaps {near[0]} is meant" if near else ""
 
 
 def _secret(place: tuple[int | str, ...]) -> bool:
