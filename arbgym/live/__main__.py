@@ -19,6 +19,7 @@ if __name__ == "__main__":  # the imports take seconds: a kill meanwhile is held
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from arbgym.live.logs import Redactor, log_loop_errors, start_logging
 from arbgym.live.recording import read_header
 from arbgym.live.runner import Stopped
 from arbgym.live.settings import EXAMPLE, Settings, example, load
-from arbgym.live.terms import LiveError
+from arbgym.live.terms import LiveError, Unknown
 
 REFUSED, STOPPED = 2, 3
 
@@ -136,11 +137,11 @@ async def _run(options: Options, redactor: Redactor, given: argparse.Namespace, 
             loop.add_signal_handler(number, made.runner.stop)
         on_kill.go_on_with(made.runner.parts.kill, loop)
         gate, log = made.runner.parts.gate, structlog.get_logger("arbgym.live")
+        if given.confirm_limits:  # first: a limit that waits for it may be what refuses to resume
+            log.warning("looser limits take effect", names=gate.confirm())
         if given.resume is not None:
             gate.resume(given.resume)
             log.warning("the gate was resumed", reason=given.resume)
-        if given.confirm_limits:
-            log.warning("looser limits take effect", names=gate.confirm())
         watchers = await _watchers(made, options.settings, redactor, given.terminal)
         try:
             return await made.runner.run(given.blocks)
@@ -198,9 +199,12 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error("--live and --replay: both are given; accepted is one of them")
     if arguments.blocks is not None and arguments.blocks < 1:
         parser.error(f"--blocks {arguments.blocks}: accepted is 1 or more")
+    if arguments.resume is not None and not arguments.resume.strip():
+        parser.error("--resume '': accepted is the reason in words; it goes into the log")
     redactor = Redactor()
     if arguments.rpc is not None:
-        redactor.add_url(arguments.rpc)
+        with contextlib.suppress(ValueError):  # no URL: the settings refuse it, without its text
+            redactor.add_url(arguments.rpc)
     logging = None
     try:
         overrides = _overrides(arguments)
@@ -226,6 +230,11 @@ def main(given: Sequence[str] | None = None) -> int:
     except Stopped as error:
         print(f"stopped: {redactor.text(str(error))}", file=sys.stderr)
         return STOPPED
+    except Unknown as error:  # only from putting the runner together: who runs asks again
+        told = error.detail if error.kind == "connection" else str(error)
+        words = f"chain.rpc: {told}; accepted is the URL of a running node"
+        print(f"refused: {redactor.text(words)}", file=sys.stderr)
+        return REFUSED
     except (LiveError, OSError, ValueError) as error:
         print(f"refused: {redactor.text(str(error))}", file=sys.stderr)
         return REFUSED

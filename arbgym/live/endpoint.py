@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import socket
+import ssl
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -17,7 +21,7 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_socket
-from websockets.exceptions import WebSocketException
+from websockets.exceptions import InvalidStatus, WebSocketException
 
 from arbgym.live.plain_json import load_json
 from arbgym.live.terms import Call, Clock, Endpoint, Refused, Unknown
@@ -67,6 +71,7 @@ class _Words:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         self.location = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+        self.place = f"{host}:{parts.port or (443 if parts.scheme in ('https', 'wss') else 80)}"
         found = {parts.username, parts.password, *parts.path.split("/"), *(value for _, value in parse_qsl(parts.query))}
         self._secrets = sorted((part for part in found if part and len(part) >= 8), key=len, reverse=True)
 
@@ -74,6 +79,34 @@ class _Words:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text[:_SHOWN]
+
+    def nobody(self, error: BaseException) -> str:
+        """That no connection came about, and why; of the error's own words, which may hold the address, only the system's."""
+        return f"no node answers at {self.place} ({_system_words(error)})"
+
+    def lost(self, error: BaseException | None = None) -> str:
+        """That a connection ended."""
+        return f"the connection to {self.place} was lost" + ("" if error is None else f" ({_system_words(error)})")
+
+
+def _system_words(error: BaseException) -> str:
+    """The operating system's words for what became of a connection; a kind of error where it has none."""
+    if isinstance(error, InvalidStatus):
+        return f"HTTP {error.response.status_code}"
+    inner: BaseException = getattr(error, "os_error", error)  # aiohttp's own wrap it
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return f"TLS: {inner.verify_message}"
+    if isinstance(inner, ssl.SSLError):
+        return f"TLS: {inner.reason or type(inner).__name__}"
+    if isinstance(inner, socket.gaierror):
+        return (inner.strerror or "unknown host").lower()
+    if isinstance(inner, OSError):
+        # asyncio's words repeat the address; after several addresses, only they have a number
+        told = re.search(r"\[Errno (\d+)\]", str(inner))
+        number = inner.errno or (int(told[1]) if told else 0)
+        if number:
+            return os.strerror(number).lower()
+    return type(error).__name__
 
 
 def _load(method: str, text: str | bytes) -> Any:
@@ -187,11 +220,13 @@ class HttpEndpoint:
                     raise Unknown(method, "server", f"HTTP {status}")
                 body = await _read(answer)
         except aiohttp.ConnectionTimeoutError:
-            raise Unknown(method, "connection", f"none in {limits.connect:g} s; not sent") from None
+            raise Unknown(method, "connection", f"none to {self._words.place} in {limits.connect:g} s; not sent") from None
         except TimeoutError as error:
-            raise Unknown(method, "timeout", f"no answer in {self._timeout.total:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # the error's words may hold the address: not repeated
-            raise Unknown(method, "connection", type(error).__name__) from None
+            raise Unknown(method, "timeout", f"no answer of {self._words.place} in {self._timeout.total:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            raise Unknown(method, "connection", self._words.nobody(error)) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unknown(method, "connection", self._words.lost(error)) from None
         try:
             return _load(method, body)
         except Unknown:
@@ -269,7 +304,7 @@ class SocketEndpoint:
                     self._newest = self._newest or newest
                 while self._newest is None:
                     if self._listener is None or self._listener.done():
-                        raise Unknown("next_head", "connection", "lost")
+                        raise Unknown("next_head", "connection", self._words.lost())
                     self._told.clear()
                     await self._told.wait()
         except TimeoutError as error:
@@ -309,9 +344,9 @@ class SocketEndpoint:
                 await socket.send(json.dumps(asked))
                 return await future
         except TimeoutError as error:
-            raise Unknown(method, "timeout", f"no answer in {self._timeout_s:g} s") from error
+            raise Unknown(method, "timeout", f"no answer of {self._words.place} in {self._timeout_s:g} s") from error
         except (WebSocketException, OSError) as error:
-            raise Unknown(method, "connection", type(error).__name__) from None
+            raise Unknown(method, "connection", self._words.lost(error)) from None
         finally:
             self._waiting.pop(identity, None)
 
@@ -326,13 +361,13 @@ class SocketEndpoint:
                 except (WebSocketException, OSError, ValueError) as error:
                     if isinstance(error, TimeoutError):
                         raise
-                    raise Unknown(method, "connection", type(error).__name__) from None
+                    raise Unknown(method, "connection", self._words.nobody(error)) from None
                 self._listener = asyncio.create_task(self._listen(self._socket))
             return self._socket
 
     async def _listen(self, socket: ClientConnection) -> None:
         """Hand each message to who waits for it, until the connection ends or says what is no JSON."""
-        kind, detail = "connection", "lost"
+        kind, detail = "connection", self._words.lost()
         try:
             async for message in socket:
                 self._hand_out(_load("message", message))
@@ -340,7 +375,7 @@ class SocketEndpoint:
             kind, detail = error.kind, error.detail
             await socket.close()
         except (WebSocketException, OSError) as error:
-            detail = type(error).__name__
+            detail = self._words.lost(error)
         finally:
             for method, future in self._waiting.values():
                 if not future.done():

@@ -144,11 +144,14 @@ class Runner:
 
     async def _patiently(self, ask: Callable[[], Awaitable[ChainView]]) -> ChainView | None:
         """The feed's answer, however long it takes; None at its end, or when told to stop."""
-        wait_s = 0.25
+        wait_s, down = 0.25, False
         while not self._stopping:
             try:
                 self._waiting = asyncio.ensure_future(ask())
-                return await self._waiting
+                view = await self._waiting
+                if down:
+                    self._log.info("feed up again", block=view.head.number)
+                return view
             except asyncio.CancelledError:
                 if not self.stopping:  # somebody else cancelled
                     raise
@@ -157,6 +160,7 @@ class Runner:
                 return None
             except FeedDown as error:
                 self._log.warning("feed down", reason=str(error), again_in_s=wait_s)
+                down = True
             await self.parts.clock.sleep(wait_s)
             wait_s = min(2.0 * wait_s, _LONGEST_WAIT_S)
         return None

@@ -256,14 +256,56 @@ def test_a_transaction_over_http_spends_little_time_in_connecting() -> None:
 @BOTH
 def test_nobody_there(scheme: str) -> None:
     async def run() -> None:
-        endpoint = connect(f"{scheme}://127.0.0.1:1/{KEY}", timeout_s=1.0, clock=SystemClock())
+        endpoint = connect(f"{scheme}://user:hidden@127.0.0.1:1/{KEY}?key={KEY}", timeout_s=1.0, clock=SystemClock())
         for _ in range(2):
             with pytest.raises(Unknown) as caught:
                 await endpoint.batch([("eth_a", [])])
-            assert caught.value.kind == "connection" and KEY not in str(caught.value)
+            assert caught.value.kind == "connection"
+            assert str(caught.value) == "eth_a: connection: no node answers at 127.0.0.1:1 (connection refused)"
         await endpoint.close()
 
     asyncio.run(run())
+
+
+@BOTH
+def test_a_name_that_nobody_has_and_a_path_that_nobody_serves(scheme: str) -> None:
+    async def run() -> None:
+        endpoint = connect(f"{scheme}://nobody.invalid/{KEY}", timeout_s=5.0, clock=SystemClock())
+        with pytest.raises(Unknown, match=r"no node answers at nobody\.invalid:80 \([a-z ]+\)") as caught:
+            await endpoint.request("eth_a", [])
+        assert KEY not in str(caught.value)
+        await endpoint.close()
+
+    asyncio.run(run())
+
+
+def test_a_refused_handshake_tells_its_status() -> None:
+    async def socket(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=401, text=KEY)
+
+    async def story(endpoint: LocatedEndpoint) -> None:
+        with pytest.raises(Unknown, match=r"no node answers at 127\.0\.0\.1:\d+ \(HTTP 401\)"):
+            await endpoint.request("eth_a", [])
+
+    serve_socket(socket, story)
+
+
+@BOTH
+def test_a_time_out_and_a_lost_connection_tell_where(scheme: str) -> None:
+    """Of several nodes, an operator has to know which."""
+
+    def answer(asked: Any) -> Any:
+        return web.Response(status=502) if asked["method"] == "hang up" else slow(asked)
+
+    async def story(endpoint: LocatedEndpoint) -> None:
+        place = endpoint.location.split("//")[1]
+        if scheme == "ws":
+            with pytest.raises(Unknown, match=f"the connection to {place} was lost"):
+                await endpoint.request("hang up", [])
+        with pytest.raises(Unknown, match=f"no answer of {place} in 0.3 s"):
+            await endpoint.request("eth_a", [])
+
+    serve(scheme, answer, story)
 
 
 def test_new_heads_over_http_are_asked_for() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from arbgym.live.runner import Runner, Stopped
 from arbgym.live.settings import load
 from arbgym.live.snapshot import Totals
 from arbgym.live.tally import EndPrices
-from arbgym.live.terms import IntentState, LiveError, Outcome, Plan
+from arbgym.live.terms import FeedDown, IntentState, LiveError, Outcome, Plan
 from arbgym.market.lender import BALANCER, FLASH_SWAPS
 from arbgym.policy import load as load_policy
 from tests.live.policies import quiet_config, save_policy
@@ -320,6 +321,22 @@ def test_landing_never_costs_more_than_what_the_gate_was_told(
         assert order.expected_profit_eth == pytest.approx(plan.expected_profit_raw / per_eth - paid_eth, rel=0.2, abs=1e-3)
 
 
+def test_nothing_is_said_of_a_gain_before_a_price_was_seen(tmp_path_factory: pytest.TempPathFactory) -> None:
+    planner, decide, _ = _planner(tmp_path_factory)
+    acting = [(decision, view) for view in views(9, 4) if (decision := decide(view)).acting]
+    made = [found for decision, view in acting if not isinstance(found := planner.plan(decision, view), str)]
+    plan, order = made[-1]
+    price_wei = plan.max_fee_wei
+    assert planner.gain_eth(plan, price_wei) > planner.gain_eth(plan, price_wei + 1) > -math.inf
+    assert planner.gain_eth(plan, 0) == pytest.approx(
+        order.notional_eth * plan.expected_profit_raw / plan.amount_in_raw, abs=0.01
+    )
+    assert planner.gain_eth(replace(plan, buy=9), 0) == -math.inf
+    time, planner._observer._time = planner._observer._time, None
+    assert planner.gain_eth(plan, 0) == -math.inf
+    planner._observer._time = time
+
+
 _made: list[Any] = []
 
 
@@ -341,6 +358,8 @@ def _planner(factory: pytest.TempPathFactory) -> Any:
     [
         (["--live", "--replay", "blocks"], "--live and --replay"),
         (["--blocks", "0"], "--blocks 0"),
+        (["--resume", ""], "--resume '': accepted is the reason in words"),
+        (["--resume", " "], "--resume '': accepted is the reason in words"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,6 +373,62 @@ def test_the_command_refuses_a_missing_policy_and_prints_its_example(tmp_path: P
     assert "refused" in capsys.readouterr().err
     assert main(["--example"]) == 0
     assert "[chain]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (
+            "http://user:hidden-word@127.0.0.1:1/hidden-key?k=hidden-too",
+            "refused: chain.rpc: no node answers at 127.0.0.1:1 (connection refused); accepted is the URL of a running node\n",
+        ),
+        ("127.0.0.1:8545", "accepted is a URL that begins with http:// or https:// or ws:// or wss://"),
+        ("http://[hidden-word]", "accepted is a URL that begins with http:// or https:// or ws:// or wss://"),
+    ],
+)
+def test_a_node_that_is_not_there_is_named_with_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([str(save_policy(tmp_path / "policy", masked=True)), "--rpc", url]) == 2
+    told = capsys.readouterr().err
+    assert said in told and "hidden" not in told
+
+
+def test_limits_are_confirmed_before_the_gate_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit that is to be loosened may be what refuses to resume."""
+    done: list[str] = []
+
+    @asynccontextmanager
+    async def scripted(given: Options, redactor: Redactor) -> AsyncIterator[Any]:
+        async with assembled(given, redactor) as made:
+            gate = made.runner.parts.gate
+            monkeypatch.setattr(gate, "resume", lambda reason: done.append(f"resume {reason}"))
+            monkeypatch.setattr(gate, "confirm", lambda: done.append("confirm") or ())
+            yield made
+
+    monkeypatch.setattr("arbgym.live.__main__.assembled", scripted)
+    blocks = record(tmp_path / "blocks.jsonl", 3)
+    policy = str(save_policy(tmp_path / "policy", masked=True))
+    assert main([policy, "--replay", str(blocks), "--resume", "looked", "--confirm-limits"]) == 0
+    assert done == ["confirm", "resume looked"]
+
+
+def test_a_feed_that_is_back_says_so_once(tmp_path: Path) -> None:
+    def change(runner: Runner) -> None:
+        following, count = runner.parts.feed.next, [0]
+
+        async def next_block() -> Any:
+            count[0] += 1
+            if count[0] in (4, 5):
+                raise FeedDown("feed: away")
+            return await following()
+
+        runner.parts.feed.next = next_block  # type: ignore[method-assign]
+
+    with structlog.testing.capture_logs() as said:
+        play(options(tmp_path, 8), change)
+    assert [one["event"] for one in said if "feed" in one["event"]] == ["feed down", "feed down", "feed up again"]
 
 
 # ------------------------------------------------------------------------------------------------------- SIGUSR1, early
