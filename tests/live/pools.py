@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ PRICE = 1_840.0
 
 
 class Pools:
-    """A V2 pool and two V3 pools of one pair on a chain, the last one PancakeSwap's, and trades that push them apart."""
+    """A V2 pool and two V3 pools of one pair on a chain, the last one PancakeSwap's, and trades that push them apart.
+
+    ``idle`` is what is done where nobody trades: an empty block, as a trade's own block is mined by the node.
+    """
 
     def __init__(self, market: Market, seed: int, median_base: float = 4.5) -> None:
         self.market, self.random, self.median_base = market, random.Random(seed), median_base
+        self.idle: Callable[[], Any] = lambda: market.web3.provider.make_request("evm_mine", [])  # type: ignore[arg-type]
         tokens = (market.token0, market.token1)
         self.base_first = tokens[0].functions.decimals().call() == 18
         self.base, self.quote = tokens if self.base_first else tokens[::-1]
@@ -42,7 +47,7 @@ class Pools:
         """One block: a trade in a pool, now and then liquidity that comes or goes, or nothing at all."""
         draw = self.random.random()
         if draw < 0.1:
-            self.market.web3.provider.make_request("evm_mine", [])  # type: ignore[arg-type]
+            self.idle()
             return
         pool = self.addresses[self.random.randrange(3)]
         sells_base = self.random.random() < 0.5
