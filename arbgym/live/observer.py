@@ -146,6 +146,11 @@ class Observer:
         self._ends = np.array([f.high if f.high > 1.0 else np.inf for f in definition.observation], dtype=np.float32)
 
     @property
+    def observed(self) -> bool:
+        """A block was observed: until then the state holds no price."""
+        return self._time is not None
+
+    @property
     def state(self) -> Any:
         """The environment's state record."""
         return self.follower.state[0]

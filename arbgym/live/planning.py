@@ -142,7 +142,9 @@ class Planner:
         return self._priced(decision, view, plan.amount_in_raw, plan.expected_profit_raw, gas_used, gas_limit)
 
     def gain_eth(self, plan: Plan, fee_wei: int) -> float:
-        """What is left of a plan's profit at this price per gas, ETH."""
+        """What is left of a plan's profit at this price per gas, ETH; minus infinity where that cannot be said yet."""
+        if not self._observer.observed or plan.buy >= len(self._watched):  # an earlier process's plan
+            return -math.inf
         unit = 10 ** self._watched[plan.buy].quote_decimals
         chain = self._observer.config.chain
         per_eth = self.quote_per_eth
