@@ -38,18 +38,55 @@ class Deployment:
     sender: str  # lower case; it becomes the owner
     address: str  # of the contract, lower case
     transaction: Mapping[str, Any]  # type 2, numbers as integers
+    balance_wei: int  # of the sender
+
+    @property
+    def most_wei(self) -> int:
+        """What it may cost, and what a node wants to see in the account."""
+        most: int = self.transaction["gas"] * self.transaction["maxFeePerGas"]
+        return most
+
+    def require_balance(self) -> None:
+        """Raises LiveError where the account cannot pay."""
+        if self.balance_wei < self.most_wei:
+            told = self.transaction
+            raise LiveError(
+                f"account {self.sender}: balance {self.balance_wei / 1e18:g} ETH on chain {told['chainId']}; accepted is "
+                f"{self.most_wei / 1e18:g} ETH or more: {told['gas']:,} gas at up to {told['maxFeePerGas'] / 1e9:g} gwei"
+            )
 
     def __str__(self) -> str:
         told = self.transaction
-        most_eth = told["gas"] * told["maxFeePerGas"] / 1e18
         return (
             f"ArbExecutor, source sha256 {artefact()['source_sha256']}, compiled by solc {artefact()['compiler']}\n"
             f"owner     {self.sender}\n"
             f"address   {self.address}\n"
             f"chain     {told['chainId']}, nonce {told['nonce']}\n"
             f"gas       up to {told['gas']:,} at up to {told['maxFeePerGas'] / 1e9:g} gwei\n"
-            f"cost      up to {most_eth:g} of the chain's coin\n"
+            f"cost      up to {self.most_wei / 1e18:g} of the chain's coin; the owner has {self.balance_wei / 1e18:g}\n"
             f"data      {(len(told['data']) - 2) // 2:,} bytes"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A contract that stands, and what it took."""
+
+    address: str
+    chain_id: int
+    transaction_hash: str
+    gas_used: int
+    gas_price_wei: int
+
+    def __str__(self) -> str:
+        paid_eth = self.gas_used * self.gas_price_wei / 1e18
+        return (
+            f"{self.address}\n"
+            f"transaction {self.transaction_hash}\n"
+            f"chain       {self.chain_id}\n"
+            f"gas         {paid_eth:g} ETH: {self.gas_used:,} at {self.gas_price_wei / 1e9:g} gwei\n"
+            "the line for the settings:\n"
+            f'executor = "{self.address}"'
         )
 
 
@@ -70,13 +107,14 @@ async def prepare(endpoint: Endpoint, sender: str) -> Deployment:
         ("eth_getBlockByNumber", ["latest", False]),
         ("eth_maxPriorityFeePerGas", []),
         ("eth_estimateGas", [{"from": sender, "data": data}]),
+        ("eth_getBalance", [sender, "latest"]),
     ]
-    chain_id, nonce, block, tip, gas = await endpoint.batch(asked)
+    chain_id, nonce, block, tip, gas, balance = await endpoint.batch(asked)
     try:
-        numbers = [int(told, 16) for told in (chain_id, nonce, block["baseFeePerGas"], tip, gas)]
+        numbers = [int(told, 16) for told in (chain_id, nonce, block["baseFeePerGas"], tip, gas, balance)]
     except (TypeError, ValueError, KeyError) as error:
         raise Unknown("deploy", "malformed", "accepted are hexadecimal numbers and a block with baseFeePerGas") from error
-    chain, count, base_fee, priority_fee, gas_used = numbers
+    chain, count, base_fee, priority_fee, gas_used, balance_wei = numbers
     transaction = {
         "type": 2,
         "chainId": chain,
@@ -88,15 +126,22 @@ async def prepare(endpoint: Endpoint, sender: str) -> Deployment:
         "data": data,
     }
     address = get_create_address(HexAddress(HexStr(sender)), Nonce(count))
-    return Deployment(sender, address.lower(), transaction)
+    return Deployment(sender, address.lower(), transaction, balance_wei)
 
 
 async def deploy(endpoint: Endpoint, signer: TransactionSigner, clock: Clock) -> str:
-    """Send it, wait until it is mined, check the code on the chain against the artefact, and return the address.
+    """The address of what ``carry_out`` deploys."""
+    return (await carry_out(endpoint, signer, clock)).address
 
-    Raises LiveError, with the transaction's hash, where any of that does not come to be.
+
+async def carry_out(endpoint: Endpoint, signer: TransactionSigner, clock: Clock) -> Deployed:
+    """Send it, wait until it is mined, and check the code on the chain against the artefact.
+
+    Raises LiveError: before anything is sent where the account cannot pay, after that with the transaction's hash where any of it
+    does not come to be.
     """
     deployment = await prepare(endpoint, signer.address)
+    deployment.require_balance()
     raw, transaction_hash = signer.sign(deployment.transaction)
     try:
         await endpoint.request("eth_sendRawTransaction", ["0x" + raw.hex()])
@@ -109,7 +154,14 @@ async def deploy(endpoint: Endpoint, signer: TransactionSigner, clock: Clock) ->
     code = await endpoint.request("eth_getCode", [deployment.address, "latest"])
     if str(code).lower() != runtime_code(deployment.sender):
         raise LiveError(f"{deployment.address}: the code on the chain is not the artefact's; do not use this contract")
-    return deployment.address
+    try:
+        gas_used, gas_price_wei = (int(receipt[name], 16) for name in ("gasUsed", "effectiveGasPrice"))
+    except (TypeError, ValueError, KeyError) as error:
+        raise LiveError(
+            f"{deployment.address} stands, but the receipt of {transaction_hash} is malformed; "
+            "accepted are gasUsed and effectiveGasPrice in hexadecimal"
+        ) from error
+    return Deployed(deployment.address, deployment.transaction["chainId"], transaction_hash, gas_used, gas_price_wei)
 
 
 async def _mined(endpoint: Endpoint, transaction_hash: str, clock: Clock) -> Mapping[str, Any]:
@@ -160,7 +212,7 @@ async def _run(chosen: argparse.Namespace) -> str:
     endpoint = connect(chosen.rpc, timeout_s=_REQUEST_TIMEOUT_S, clock=clock)
     try:
         if chosen.live:
-            return await deploy(endpoint, load_signer(chosen.keystore), clock)
+            return str(await carry_out(endpoint, load_signer(chosen.keystore), clock))
         return f"{await prepare(endpoint, chosen.owner)}\nnothing was sent; with --live it is"
     finally:
         await endpoint.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,6 +118,10 @@ def test_no_answer_is_no_refusal_and_nothing_is_sent_twice(anvil: Anvil, signer:
         ({"eth_getTransactionReceipt": None}, "not mined within 300 s"),
         ({"eth_getTransactionReceipt": Unknown("eth_getTransactionReceipt", "timeout")}, "not mined within 300 s"),
         ({"eth_getBlockByNumber": {}}, "malformed"),
+        (
+            {"eth_getTransactionReceipt": {"status": "0x1"}},
+            "0x[0-9a-f]{40} stands, but the receipt of 0x[0-9a-f]{64} is malformed",
+        ),
     ],
 )
 def test_what_goes_wrong_is_said(anvil: Anvil, signer: Signer, meddled: dict[str, Any], words: str) -> None:
@@ -136,16 +141,26 @@ def test_the_command(anvil: Anvil, capsys: pytest.CaptureFixture[str], monkeypat
     assert anvil.block_number == before
     assert main(["--rpc", url, "--live"]) == 0
     sent = capsys.readouterr()
-    address = sent.out.strip()
+    address, *lines = sent.out.splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines)
+    receipt = anvil.call("eth_getTransactionReceipt", told["transaction"])
+    assert receipt["contractAddress"] == address and told["chain"] == "31337"
+    paid_wei = int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16)
+    assert told["gas"].startswith(f"{paid_wei / 1e18:g} ETH: {int(receipt['gasUsed'], 16):,} at ")
+    assert 10**18 - int(anvil.call("eth_getBalance", owner, "latest"), 16) == paid_wei
+    assert tomllib.loads(lines[-1]) == {"executor": address}
+    assert "the owner has 1\n" in shown.out
     assert f"address   {address}" in shown.out
     assert anvil.call("eth_getCode", address, "latest") == runtime_code(owner.lower())
-    anvil.call("anvil_setBalance", owner, "0x0")
+    before = anvil.block_number
+    anvil.call("anvil_setBalance", owner, hex(10**14))
     assert main(["--rpc", url, "--live"]) == 1
     refused = capsys.readouterr()
-    assert "eth_" in refused.err
-    for told in (shown, sent, refused):
+    assert f"account {owner.lower()}: balance 0.0001 ETH on chain 31337; accepted is 0.00" in refused.err
+    assert " gas at up to " in refused.err and not refused.out and anvil.block_number == before
+    for said in (shown, sent, refused):
         for secret in (KEY, "a-secret-word"):
-            assert secret not in told.out + told.err
+            assert secret not in said.out + said.err
 
 
 @pytest.mark.parametrize("more", [[], ["--live", "--owner", "0x" + 40 * "1"], ["--owner", "me"]])
