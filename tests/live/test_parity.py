@@ -99,13 +99,14 @@ def play(policy_folder: Path, tape: Any, config: Any) -> tuple[list[Any], list[d
 
 
 def check_parity(
-    folder: Path, url: str, pools: Pools, blocks: int, session: int, block_time_s: float = BLOCK_TIME_S
+    folder: Path, url: str, pools: Pools, blocks: int, session: int, block_time_s: float = BLOCK_TIME_S, coin_price: float = 1.0
 ) -> tuple[int, int]:
     """(decisions compared, those that acted); every observation, decision and plan equal."""
     config = quiet_config(episode_blocks=session)
     policy_folder = save_policy(folder / "policy", config=config, seed=3, masked=True)
     elsewhere = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"})  # a dry run has the ways of a live one
-    settings = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"}, chain={"block_time_s": block_time_s})
+    coin = {} if coin_price == 1.0 else {"native_is_base": False, "native_price_ratio": coin_price}
+    settings = pools.settings(url, folder, relay={"url": "http://127.0.0.1:9"}, chain={"block_time_s": block_time_s}, pair=coin)
     recording = folder / "blocks.jsonl.gz"
     live = asyncio.run(run(Options(policy_folder, settings, record=recording), blocks, pools.trade))
     # the recording says the block time: a replay's settings are another chain's, or nobody's
@@ -120,7 +121,8 @@ def check_parity(
     views = asyncio.run(read_views(recording))
     tape = tape_of(views, recording, config.chain)
     assert not tape.filled
-    observations, infos = play(policy_folder, tape, replace(config, chain=replace(config.chain, block_time_s=block_time_s)))
+    world = {"block_time_s": block_time_s, "native_price_ratio": coin_price}
+    observations, infos = play(policy_folder, tape, replace(config, chain=replace(config.chain, **world)))
     assert len(observations) == blocks - 1
     acted = 0
     for view, observation, info in zip(views, observations, infos, strict=False):
@@ -150,10 +152,10 @@ def test_chain_replay_and_environment_decide_alike(chain_packages: None, slots: 
     assert compared == 120 and acted > 20
 
 
-def test_another_block_time_is_the_recording_s(chain_packages: None, slots: Anvil, tmp_path: Path) -> None:
+def test_another_block_time_and_coin_are_the_recording_s(chain_packages: None, slots: Anvil, tmp_path: Path) -> None:
     slots.call("anvil_setBlockTimestampInterval", 2)
     pools = Pools(Market(slots, (18, 6)), seed=1)
-    compared, acted = check_parity(tmp_path, slots.url, pools, blocks=81, session=40, block_time_s=2.0)
+    compared, acted = check_parity(tmp_path, slots.url, pools, blocks=81, session=40, block_time_s=2.0, coin_price=0.35)
     assert compared == 80 and acted > 10
 
 
