@@ -310,23 +310,25 @@ class Simulator:
         """
         to, sender = to.lower(), sender.lower()
         called = _called(to, sender, data, block, self._deployed, gas_limit, max_fee_wei)
+        measures = self._measures
         while True:
+            question = self._gas_question(to, sender, data, called[1], time_s, measures)
             try:
-                told = await self._endpoint.batch([("eth_call", called), self._gas_question(to, sender, data, called[1], time_s)])
+                told = await self._endpoint.batch([("eth_call", called), question])
             except Refused as refused:
-                if refused.method == "eth_simulateV1" and _is_no_method(refused):
-                    self._measures = False
+                if refused.method == "eth_simulateV1" and measures:
+                    measures, self._measures = False, not _is_no_method(refused)
                     continue
                 raise (_reverted(refused) if _is_revert(refused) else refused) from None
             if len(told) != 2:
                 raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
             profit_raw = _profit(told[0], to)
-            return Simulated(profit_raw, _gas_of(told[1]) if self._measures else _gas("eth_estimateGas", told[1]))
+            return Simulated(profit_raw, _gas_of(told[1]) if measures else _gas("eth_estimateGas", told[1]))
 
-    def _gas_question(self, to: str, sender: str, data: str, place: str, time_s: int | None) -> Call:
+    def _gas_question(self, to: str, sender: str, data: str, place: str, time_s: int | None, measures: bool) -> Call:
         call = {"from": sender, "to": to, "data": data}
         pretended = {} if self._deployed else _pretended(to, sender)
-        if not self._measures:
+        if not measures:
             return "eth_estimateGas", [call, place, *([pretended] if pretended else [])]
         calls: dict[str, Any] = {"calls": [call]} | ({"stateOverrides": pretended} if pretended else {})
         if time_s is not None:

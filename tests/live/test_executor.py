@@ -676,11 +676,12 @@ class Without:
 
     def __init__(self, endpoint: Any, missing: str, code: int = -32601) -> None:
         self.endpoint, self.missing, self.code, self.asked = endpoint, missing, code, 0
+        self.words = "the method is not available"
 
     async def batch(self, calls: Any) -> Any:
         if any(method == self.missing for method, _ in calls):
             self.asked += 1
-            raise Refused(self.missing, self.code, "the method is not available")
+            raise Refused(self.missing, self.code, self.words)
         return [await self.endpoint.request(method, parameters) for method, parameters in calls]
 
 
@@ -699,6 +700,16 @@ def test_the_gas_that_is_measured_is_the_gas_that_is_paid(world: World, names: t
         assert world.send(encode(route))["gasUsed"] == pytest.approx(told, rel=0.002)  # bytes of addresses differ where it is dry
         assert told <= needed <= 1.27 * told
         assert dry == pytest.approx(told, rel=0.15)  # that account never held the token
+
+
+def test_a_node_that_refuses_the_method_now_is_asked_again(world: World) -> None:
+    route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1", -38_013)
+    endpoint.words = "too many blocks"
+    assert measured(world, route, endpoint) == measured(world, route, Without(world.endpoint, "eth_simulateV1"))
+    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
+    for asked in (2, 3, 4):
+        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        assert endpoint.asked == asked
 
 
 def test_a_node_without_the_method_is_asked_for_it_once(world: World) -> None:
