@@ -78,7 +78,7 @@ class Decider:
         sure = confidence(self._policy, logits, masks)
         if not intent[self._intent["attempting"]]:
             return Decision(False, False, "wait" if values[0] == 0.0 else "no route", sure)
-        text = describe(self._policy.definition.action, values)
+        text = self._named(describe(self._policy.definition.action, values))
         predicted, tip = float(intent[self._intent["predicted"]]), float(intent[self._intent["tip"]])
         own_bid = min(tip / predicted, 1.0) if predicted > 0.0 else 0.0
         if intent[self._intent["refused"]]:
@@ -100,6 +100,13 @@ class Decider:
             own_bid=own_bid,
             gas_used=float(intent[self._intent["gas_used"]]),
         )
+
+
+    def _named(self, text: str) -> str:
+        """With a lender's name where the policy's action has its number."""
+        for place, name in enumerate(self._lenders):
+            text = text.replace(f"lender_{place} ", f"{name} ")
+        return text
 
 
 @cache

@@ -227,7 +227,7 @@ class RiskGate:
         # states
         if self.state is GateState.HALTED or (self.state is GateState.REDUCING and not reduces):
             wanted = "an explicit resume" if self.state is GateState.HALTED else "what reduces exposure, or an explicit resume"
-            return _refused("state", _SEVERITY[self.state], f"{wanted} ({self.reason})")
+            return _refused("state", _SEVERITY[self.state], f"ACTIVE; it is {self.state.value}, {self.reason}, until {wanted}")
 
         # time
         newest, oldest = order.head_time_s, order.head_time_s
