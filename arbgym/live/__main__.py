@@ -20,6 +20,8 @@ if __name__ == "__main__":  # the imports take seconds: a kill meanwhile is held
 import argparse
 import asyncio
 import contextlib
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,12 +152,26 @@ async def _run(options: Options, redactor: Redactor, given: argparse.Namespace, 
                 await close()
 
 
+def _not_served(section: str, host: str, port: int, error: OSError) -> LiveError:
+    """In the words of the settings; the system's own name neither the field nor the value."""
+    number = error.errno or 0
+    why = os.strerror(number).lower() if number > 0 else error.strerror or type(error).__name__
+    if number <= 0 or number == errno.EADDRNOTAVAIL:
+        return LiveError(f"{section}.host = {host!r}: {why}; accepted is an address of this machine")
+    return LiveError(
+        f"{section}.port = {port}: {why} at {host}; accepted is a free port (above 1023 for most users), or 0 for none"
+    )
+
+
 async def _watchers(made: Assembled, settings: Settings, redactor: Redactor, terminal: bool) -> list[Any]:
     """Start what shows the runner; returns what closes it again. Web server and terminal are imported only when asked for."""
     closing: list[Any] = []
     log = structlog.get_logger("arbgym.live")
     if settings.metrics.port:
-        exporter = made.metrics.export(settings.metrics.port)
+        try:
+            exporter = made.metrics.export(settings.metrics.port)
+        except OSError as error:
+            raise _not_served("metrics", "127.0.0.1", settings.metrics.port, error) from error
 
         async def close_exporter() -> None:
             exporter.close()
@@ -167,7 +183,10 @@ async def _watchers(made: Assembled, settings: Settings, redactor: Redactor, ter
 
         token = settings.status.control_token if settings.status.control_token.get_secret_value() else None
         app = build_app(made.control, token, made.metrics.registry, redactor, hosts=[settings.status.host])
-        server = await serve(app, settings.status.host, settings.status.port)
+        try:
+            server = await serve(app, settings.status.host, settings.status.port)
+        except OSError as error:
+            raise _not_served("status", settings.status.host, settings.status.port, error) from error
         closing.append(server.close)
         log.info("status page", url=server.url, control=token is not None)
     if terminal:
@@ -214,7 +233,13 @@ def main(given: Sequence[str] | None = None) -> int:
         on_kill.install()
         if arguments.terminal and settings.log.path is None:
             raise LiveError("log.path: none; accepted with --terminal is a file, the terminal is taken")
-        logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)
+        try:
+            logging = start_logging(redactor, level=settings.log.level, path=settings.log.path)
+        except OSError as error:
+            where = str(settings.log.path)
+            raise LiveError(
+                f"log.path = {where!r}: {error.strerror}; accepted is a file in a folder that can be written"
+            ) from error
         options = Options(
             policy=arguments.policy,
             settings=settings,

@@ -101,7 +101,6 @@ class Decider:
             gas_used=float(intent[self._intent["gas_used"]]),
         )
 
-
     def _named(self, text: str) -> str:
         """With a lender's name where the policy's action has its number."""
         for place, name in enumerate(self._lenders):

@@ -93,7 +93,7 @@ class Planner:
         executor: str,
         lenders: dict[str, str],
         maximum_fee_wei: int,
-        gas_margin: float = 1.2,
+        gas_margin: float = 1.1,
     ) -> None:
         self._observer = observer
         self._watched: Sequence[WatchedPool] = observer.watched

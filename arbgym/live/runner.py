@@ -8,6 +8,7 @@ and what cannot be true ends the run (``Stopped``), because an operator has to l
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -227,15 +228,18 @@ class Runner:
         """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""
         parts = self.parts
         now = self._quote_per_eth()
-        for outcome in parts.earlier():
+        earlier = parts.earlier()
+        for outcome in earlier:
             parts.tally.settled(outcome, parts.prices.at_end(outcome.key, now))
         found = await parts.sender.start()
         parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in found})
         for outcome in found:
             self._record(outcome)
+            # an earlier process that kept its price went on to log it: who adds up the log must not count it twice
+            again = outcome in earlier and math.isfinite(parts.prices.at_end(outcome.key, math.nan))
             price = parts.prices.at_end(outcome.key, now)  # of one that the earlier process saw, but did not acknowledge
             parts.prices.keep(outcome.key, price)
-            self._report(outcome, price)
+            self._report(outcome, price, again)
         parts.metrics.totals(parts.tally.totals(self.decisions))  # alerts of earlier ends do not wait for the next one
         self._recovered = True
 
@@ -370,8 +374,8 @@ class Runner:
         unit = 10.0 ** self.parts.observer.watched[0].quote_decimals
         self.parts.gate.record(outcome, outcome.profit_raw / unit / per_eth if per_eth > 0.0 else 0.0)
 
-    def _report(self, outcome: Outcome, quote_per_eth: float) -> None:
-        """Everybody else does."""
+    def _report(self, outcome: Outcome, quote_per_eth: float, again: bool = False) -> None:
+        """Everybody else does; ``again``: an earlier process has logged it."""
         parts = self.parts
         parts.tally.settled(outcome, quote_per_eth)
         for place, row in enumerate(self.rows):
@@ -386,6 +390,7 @@ class Runner:
             profit_raw=str(outcome.profit_raw),
             gas_cost_wei=str(outcome.gas_cost_wei),
             tip_wei=str(outcome.tip_wei),
+            **({"again": True} if again else {}),
         )
 
     def _show(self, view: ChainView) -> None:

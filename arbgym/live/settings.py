@@ -258,7 +258,7 @@ class FeeSettings(_Section):
 
     maximum_fee_gwei: float = Field(default=5_000.0, gt=0.0, le=1e6)
     bump_percent: float = Field(default=12.5, ge=12.5, le=100.0)
-    gas_limit_margin_percent: float = Field(default=20.0, ge=0.0, le=200.0)
+    gas_limit_margin_percent: float = Field(default=10.0, ge=0.0, le=200.0)
 
 
 class Settings(BaseSettings):

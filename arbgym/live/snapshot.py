@@ -78,7 +78,8 @@ class PolicyRow:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums since the journal began, and rates over the latest attempts (NaN while there are too few to say).
+    """Sums since the journal began (``decisions``: since the process did), and rates over the latest attempts (NaN while there
+    are too few to say).
 
     ``attempts`` are intents that ended; ``win_rate`` is the share of those mined, reverted or dry that made more than gas and
     tip; ``success_rate`` the share of those sent that were mined; ``gas_share`` gas cost and tip over profit.
@@ -151,6 +152,11 @@ class Snapshot:
         if self.head_age_s > self.head_age_limit_s:
             return f"the head is {self.head_age_s:.0f} s old; accepted is at most {self.head_age_limit_s:g} s"
         return None
+
+
+def counted_anew(mode: Mode) -> str:
+    """What the profit of a run that sends nothing is: one gap is won in every block for as long as it stands."""
+    return f"every block counted anew, as a {'replay' if mode == 'replay' else 'dry run'} moves no pool"
 
 
 def pool_row(watched: WatchedPool, pool: PoolModel) -> PoolRow:

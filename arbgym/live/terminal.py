@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from arbgym.live.snapshot import Snapshot
+from arbgym.live.snapshot import Snapshot, counted_anew
 from arbgym.live.terms import Clock
 
 STATE_STYLES = {"ACTIVE": "bold green", "REDUCING": "bold yellow", "HALTED": "bold red", "KILLED": "bold red"}
@@ -83,16 +83,18 @@ def _banner(snapshot: Snapshot) -> Panel:
 
 def _figures(snapshot: Snapshot) -> Panel:
     totals, quote = snapshot.totals, snapshot.quote_symbol
+    live = snapshot.mode == "live"
     grid = Table.grid(padding=(0, 2))
     for label, value in (
-        ("Net profit", _number(totals.net_quote, "+,.2f", quote)),
-        ("Win rate", _share(totals.win_rate)),
+        ("Net profit" if live else "Would-be profit", _number(totals.net_quote, "+,.2f", quote)),
+        *(() if live else (("", counted_anew(snapshot.mode)),)),
+        ("Win rate" if live else "Would-be win rate", _share(totals.win_rate)),
         (
             "Success",
             f"{_share(totals.success_rate)}  ({totals.mined} mined, {totals.reverted} reverted, {totals.dropped} dropped)",
         ),
         ("Gas and tips", f"{_number(totals.gas_eth + totals.tip_eth, '.5f', 'ETH')}  ({_share(totals.gas_share)} of profit)"),
-        ("Attempts", f"{totals.attempts:,} of {totals.decisions:,} decisions"),
+        ("Attempts", f"{totals.attempts:,} ended since the journal began; {totals.decisions:,} decisions since this start"),
         ("Drawdown", _share(snapshot.drawdown)),
         (
             "Reference",

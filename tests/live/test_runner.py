@@ -204,8 +204,11 @@ def test_what_ended_before_a_restart_is_told_at_once_and_at_its_own_price(tmp_pa
         values.append(runner.parts.metrics.values)
 
     values: list[Callable[[], dict[str, float]]] = []
-    with pytest.raises(Stopped, match="killed here"):
+    with structlog.testing.capture_logs() as said, pytest.raises(Stopped, match="killed here"):
         play(given_options, change)
+    logged = {one["key"]: one.get("again", False) for one in said if one["event"] == "outcome"}
+    # the second had its price, but was not in the journal when this process began: it ended anew
+    assert logged == {reverts[0].key: True, reverts[1].key: False, reverts[2].key: False}
     assert (shown[-1].attempts, shown[-1].mined, shown[-1].reverted, shown[-1].dropped) == (1_504, 1, 3, 1_500)
     assert shown[-1].net_quote == pytest.approx(50.0 - 3 * 10.0 - 18.4)  # the last at today's 1,840
     assert values[0]()["arbgym_consecutive_reverts"] == 3.0
@@ -273,7 +276,7 @@ def test_a_recording_with_lenders_replays_without_settings(tmp_path: Path, capsy
     policy = save_policy(tmp_path / "policy", masked=True, prefer={**EAGER, "lender": 3}, config=config)
     assert main([str(policy), "--replay", str(tmp_path / "lent.jsonl"), "--profile", "aggressive"]) == 0
     said = capsys.readouterr().err
-    assert "lender_2" in said and "no address" not in said and '"blocks": 40' in said
+    assert f" {BALANCER.name} " in said and "lender_" not in said and "no address" not in said and '"blocks": 40' in said
 
 
 def test_a_lender_without_an_address_is_no_plan(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -314,7 +317,7 @@ def test_landing_never_costs_more_than_what_the_gate_was_told(
         plan, order = made
         per_eth = planner.quote_per_eth * 1e6
         paid_eth = (plan.gas_used * view.head.base_fee_wei + plan.gas_used * plan.priority_fee_wei) / 1e18
-        worst_landing = 1.2 * paid_eth - plan.minimum_profit_raw / per_eth  # a fifth more gas than is expected, as is the limit
+        worst_landing = 1.1 * paid_eth - plan.minimum_profit_raw / per_eth  # a tenth more gas than is expected: the margin
         assert worst_landing <= order.worst_cost_eth + 1e-9
         assert plan.minimum_profit_raw <= plan.expected_profit_raw
         assert plan.priority_fee_wei <= plan.max_fee_wei and plan.gas_used < plan.gas_limit
@@ -393,6 +396,31 @@ def test_a_node_that_is_not_there_is_named_with_its_setting(
     assert main([str(save_policy(tmp_path / "policy", masked=True)), "--rpc", url]) == 2
     told = capsys.readouterr().err
     assert said in told and "hidden" not in told
+
+
+def test_what_cannot_be_opened_is_named_with_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = record(tmp_path / "blocks.jsonl", 3)
+    run = [str(save_policy(tmp_path / "policy", masked=True)), "--replay", str(blocks)]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main([*run, "--port", str(port)]) == 2
+        said = capsys.readouterr().err
+        assert f"refused: status.port = {port}: address already in use at 127.0.0.1; accepted is a free port" in said
+        monkeypatch.setenv("ARBGYM_LIVE__METRICS__PORT", str(port))
+        assert main(run) == 2
+        said = capsys.readouterr().err
+        assert f"refused: metrics.port = {port}: address already in use at 127.0.0.1; accepted is a free port" in said
+        monkeypatch.delenv("ARBGYM_LIVE__METRICS__PORT")
+    monkeypatch.setenv("ARBGYM_LIVE__STATUS__HOST", "192.0.2.1")  # of documentation: nobody's
+    monkeypatch.setenv("ARBGYM_LIVE__STATUS__CONTROL_TOKEN", "0123456789abcdef")
+    assert main([*run, "--port", str(port)]) == 2
+    assert "refused: status.host = '192.0.2.1': cannot assign requested address; accepted is" in capsys.readouterr().err
+    monkeypatch.setenv("ARBGYM_LIVE__LOG__PATH", str(tmp_path / "missing" / "log.jsonl"))
+    assert main(run) == 2
+    said = capsys.readouterr().err
+    assert f"refused: log.path = '{tmp_path}/missing/log.jsonl': No such file or directory; accepted is a file in a" in said
 
 
 def test_limits_are_confirmed_before_the_gate_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

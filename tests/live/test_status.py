@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -493,6 +493,24 @@ def test_the_banner_says_where_it_stands(
     page.open(served.server.url)
     page.wait(f"document.getElementById('state').textContent === '{state}'")
     assert why in page.run("document.getElementById('why').textContent")
+    assert page.problems == []
+
+
+@pytest.mark.parametrize(("mode", "run"), [("dry-run", "dry run"), ("replay", "replay")])
+def test_profit_that_nobody_made_is_called_what_it_is(
+    page: browsers.Browser, served: Served, mode: Literal["dry-run", "replay"], run: str
+) -> None:
+    """One gap is won block after block while it stands, and every one of them was counted as profit."""
+    page.open(served.server.url)
+    page.wait("document.getElementById('state').textContent === 'ACTIVE'")
+    assert "Would-be" not in page.text() and "Net profit" in page.text()
+    assert "412 ended since the journal began, 7,431 decisions since start" in page.text()
+    served.runner.shown = example(mode=mode)
+    page.open(served.server.url)
+    page.wait("document.getElementById('chart-title').textContent === 'Would-be profit'")
+    for shown in ("Would-be win rate", f"every block counted anew, as a {run} moves no pool"):
+        assert shown in page.text()
+    assert "Net profit" not in page.text()
     assert page.problems == []
 
 

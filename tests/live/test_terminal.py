@@ -38,6 +38,17 @@ def test_it_shows_what_the_page_shows() -> None:
         assert part in text, part
 
 
+def test_profit_that_nobody_made_is_called_what_it_is() -> None:
+    for mode, run in (("dry-run", "dry run"), ("replay", "replay")):
+        text = shown(example(mode=mode), width=200)
+        for part in ("Would-be profit", "Would-be win rate", f"every block counted anew, as a {run} moves no pool"):
+            assert part in text
+        assert "Net profit" not in text
+    text = shown(example(), width=200)
+    assert "Net profit" in text and "Would-be" not in text
+    assert "412 ended since the journal began; 7,431 decisions since this start" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
