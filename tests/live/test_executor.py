@@ -685,8 +685,15 @@ class Without:
         return [await self.endpoint.request(method, parameters) for method, parameters in calls]
 
 
+def next_slot(world: World) -> int:
+    """The next block's time, which is the node's then: the first swap of a block in a V3 pool writes it down, which is gas."""
+    time_s = int(world.anvil.call("eth_getBlockByNumber", "latest", False)["timestamp"], 16) + 12
+    world.anvil.call("evm_setNextBlockTimestamp", time_s)
+    return time_s
+
+
 def measured(world: World, route: Route, endpoint: Any = None, deployed: bool = True, **changed: Any) -> int:
-    terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", **changed}
+    terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", "time_s": next_slot(world), **changed}
     simulator = Simulator(endpoint or Without(world.endpoint, ""), deployed=deployed)
     return asyncio.run(simulator.run(data=encode(route), **terms)).gas_used
 
@@ -698,7 +705,7 @@ def test_the_gas_that_is_measured_is_the_gas_that_is_paid(world: World, names: t
         told, needed = measured(world, route), measured(world, route, Without(world.endpoint, "eth_simulateV1"))
         dry = measured(world, route, deployed=False, to=DRY_RUN_ADDRESS, sender="0x" + 40 * "7")
         assert world.send(encode(route))["gasUsed"] == pytest.approx(told, rel=0.002)  # bytes of addresses differ where it is dry
-        assert told <= needed <= 1.27 * told
+        assert 0.9 * told <= needed <= 1.27 * told  # without refunds, but at the time of the block that is there
         assert dry == pytest.approx(told, rel=0.15)  # that account never held the token
 
 

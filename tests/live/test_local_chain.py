@@ -83,6 +83,7 @@ def test_what_it_says_to_run_runs_dry_and_live(chain_packages: None, tmp_path: P
     assert tape.step_seconds == 1 and len(tape.timestamps) >= 40 and tape.flow_base.any()
 
 
+@pytest.mark.slow
 def test_blocks_are_slots_apart_and_traded_in(chain_packages: None, tmp_path: Path) -> None:
     out = tmp_path / "chain"
     with running(out, "--seconds", "1", "--blocks", "6") as (chain, _):
@@ -109,6 +110,7 @@ def test_blocks_are_slots_apart_and_traded_in(chain_packages: None, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_another_chain_has_another_journal(chain_packages: None, tmp_path: Path) -> None:
     journals = set()
     for _ in range(2):
