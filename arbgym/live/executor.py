@@ -277,7 +277,7 @@ class Simulated:
     """What a transaction does on the state at the end of a block."""
 
     profit_raw: int  # quote token
-    gas_used: int  # paid for, less refunds; of a node without eth_simulateV1 what it asks for: a tenth less to a quarter more
+    gas_used: int  # paid for, less refunds; of a node without eth_simulateV1 what it asks for, which differs
 
 
 class Simulator:
