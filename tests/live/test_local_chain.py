@@ -49,6 +49,7 @@ def running(out: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], d
         chain.wait(timeout=20)
 
 
+@pytest.mark.slow
 def test_what_it_says_to_run_runs_dry_and_live(chain_packages: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = save_policy(tmp_path / "policy", seed=3, masked=True)
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
