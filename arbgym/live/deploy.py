@@ -148,10 +148,22 @@ async def carry_out(endpoint: Endpoint, signer: TransactionSigner, clock: Clock)
     except Unknown as error:
         # it may have arrived all the same, so it is waited for and never sent again
         print(f"no answer to {transaction_hash} ({error}); waiting for it", file=sys.stderr)
-    receipt = await _mined(endpoint, transaction_hash, clock)
-    if receipt.get("status") != "0x1":
-        raise LiveError(f"{transaction_hash}: status {receipt.get('status')}; accepted is 0x1")
-    code = await endpoint.request("eth_getCode", [deployment.address, "latest"])
+    until = clock.monotonic() + _MINED_WITHIN_S
+    receipt = await _told(endpoint, "eth_getTransactionReceipt", [transaction_hash], clock, until)
+    if receipt is None:
+        raise LiveError(
+            f"{transaction_hash}: not mined within {_MINED_WITHIN_S:g} s; it may still be, so look before sending another"
+        )
+    if not isinstance(receipt, dict) or receipt.get("status") != "0x1":
+        status = receipt.get("status") if isinstance(receipt, dict) else receipt
+        raise LiveError(f"{transaction_hash}: status {status}; accepted is 0x1")
+    # behind one address there may be several nodes, and this one may not have the receipt's block yet
+    code = await _told(endpoint, "eth_getCode", [deployment.address, "latest"], clock, until)
+    if code is None:
+        raise LiveError(
+            f"{deployment.address}: {transaction_hash} was mined, but the node shows no code there within {_MINED_WITHIN_S:g} s; "
+            "do not use this contract before it does"
+        )
     if str(code).lower() != runtime_code(deployment.sender):
         raise LiveError(f"{deployment.address}: the code on the chain is not the artefact's; do not use this contract")
     try:
@@ -164,19 +176,18 @@ async def carry_out(endpoint: Endpoint, signer: TransactionSigner, clock: Clock)
     return Deployed(deployment.address, deployment.transaction["chainId"], transaction_hash, gas_used, gas_price_wei)
 
 
-async def _mined(endpoint: Endpoint, transaction_hash: str, clock: Clock) -> Mapping[str, Any]:
-    until = clock.monotonic() + _MINED_WITHIN_S
-    while clock.monotonic() < until:
+async def _told(endpoint: Endpoint, method: str, parameters: Sequence[Any], clock: Clock, until: float) -> Any:
+    """The first answer that is not empty (null, or code of no bytes), asked for again until then; None where there is none."""
+    while True:
         try:
-            receipt = await endpoint.request("eth_getTransactionReceipt", [transaction_hash])
+            answer = await endpoint.request(method, parameters)
         except (Refused, Unknown):
-            receipt = None
-        if isinstance(receipt, dict):
-            return receipt
+            answer = None
+        if answer not in (None, "0x"):
+            return answer
+        if clock.monotonic() >= until:
+            return None
         await clock.sleep(_POLL_S)
-    raise LiveError(
-        f"{transaction_hash}: not mined within {_MINED_WITHIN_S:g} s; it may still be, so look before sending another"
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

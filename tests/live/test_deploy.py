@@ -38,17 +38,22 @@ def signer(anvil: Anvil) -> Signer:
 
 
 class Meddled:
-    """The node, but for some methods: an exception is raised after the node was asked, anything else is its answer."""
+    """The node, but for some methods: an exception is raised after the node was asked, anything else is its answer.
+
+    A tuple is told one by one, and after its end the node's own answers.
+    """
 
     def __init__(self, node: Anvil, **meddled: Any) -> None:
         self._endpoint = connect(node.url, timeout_s=10.0, clock=SystemClock())
-        self._meddled = meddled
+        self._meddled = {method: iter(told) if isinstance(told, tuple) else told for method, told in meddled.items()}
         self.sent = 0
 
     async def request(self, method: str, parameters: Any) -> Any:
         self.sent += method == "eth_sendRawTransaction"
         answer = await self._endpoint.request(method, parameters)
         told = self._meddled.get(method, answer)
+        if isinstance(told, Iterator):
+            told = next(told, answer)
         if isinstance(told, Exception):
             raise told
         return told
@@ -110,10 +115,19 @@ def test_no_answer_is_no_refusal_and_nothing_is_sent_twice(anvil: Anvil, signer:
     assert node.sent == 1
 
 
+def test_a_node_that_lags_behind_the_receipts_is_waited_for(anvil: Anvil, signer: Signer) -> None:
+    late = (Unknown("eth_getCode", "timeout"), "0x", None)
+    node = Meddled(anvil, eth_getCode=late, eth_getTransactionReceipt=(None, None))
+    assert anvil.call("eth_getCode", deployed(node, signer), "latest") == runtime_code(signer.address.lower())
+
+
 @pytest.mark.parametrize(
     ("meddled", "words"),
     [
         ({"eth_getCode": "0x6001"}, "not the artefact's"),
+        ({"eth_getCode": ("0x", "0x", "0x6001")}, "not the artefact's"),
+        ({"eth_getCode": "0x"}, "was mined, but the node shows no code there within 300 s"),
+        ({"eth_getTransactionReceipt": "mined"}, "status mined; accepted is 0x1"),
         ({"eth_getTransactionReceipt": {"status": "0x0"}}, "status 0x0; accepted is 0x1"),
         ({"eth_getTransactionReceipt": None}, "not mined within 300 s"),
         ({"eth_getTransactionReceipt": Unknown("eth_getTransactionReceipt", "timeout")}, "not mined within 300 s"),
