@@ -264,26 +264,26 @@ def _called(
     return [call, hex(block) if isinstance(block, int) else block, *([] if deployed else [_pretended(to, sender)])]
 
 
-def _profit(answer: Any, to: str) -> int:
+def _profit(answer: Any, to: str, method: str = "eth_call") -> int:
     if answer == "0x":
         raise WouldRevert(f"no contract answers at {to}")
     if not (isinstance(answer, str) and re.fullmatch("0x[0-9a-fA-F]{64}", answer)):
-        raise Unknown("eth_call", "malformed", f"{str(answer)[:80]!r}; accepted is one 32-byte word")
+        raise Unknown(method, "malformed", f"{str(answer)[:80]!r}; accepted is one 32-byte word")
     return int(answer, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Simulated:
+class Measured:
     """What a transaction does on the state at the end of a block."""
 
     profit_raw: int  # quote token
     gas_used: int  # paid for, less refunds; of a node without eth_simulateV1 what it asks for, which differs
 
 
-class Simulator:
+class GasMeter:
     """Asks a node for a transaction's profit and gas, in one message.
 
-    The profit is by ``eth_call``; the gas by ``eth_simulateV1``, or by ``eth_estimateGas`` where the node has no such method.
+    By ``eth_simulateV1``; of a node without that method the profit is by ``eth_call`` and the gas by ``eth_estimateGas``.
 
     Args:
         deployed: as in ``simulate``.
@@ -293,55 +293,43 @@ class Simulator:
         self._endpoint, self._deployed = endpoint, deployed
         self._measures = True  # the node has eth_simulateV1, as far as is known
 
-    async def run(
-        self,
-        *,
-        to: str,
-        sender: str,
-        data: str,
-        block: str | int,
-        time_s: int | None = None,
-        gas_limit: int | None = None,
-        max_fee_wei: int | None = None,
-    ) -> Simulated:
-        """What the very transaction does. Arguments and errors as of ``simulate``.
+    async def measure(self, *, to: str, sender: str, data: str, block: str | int, time_s: int | None = None) -> Measured:
+        """What a transaction with these data does, whatever it offers for gas. Arguments and errors as of ``simulate``.
 
         ``time_s`` is the time of the block it would be in: a V3 pool's first swap of a block writes down the time, which is gas.
         """
         to, sender = to.lower(), sender.lower()
-        called = _called(to, sender, data, block, self._deployed, gas_limit, max_fee_wei)
-        measures = self._measures
-        while True:
-            question = self._gas_question(to, sender, data, called[1], time_s, measures)
+        place = hex(block) if isinstance(block, int) else block
+        if self._measures:
             try:
-                told = await self._endpoint.batch([("eth_call", called), question])
+                return _measured(await self._endpoint.request(*self._simulation(to, sender, data, place, time_s)), to)
             except Refused as refused:
-                if refused.method == "eth_simulateV1" and measures:
-                    measures, self._measures = False, not _is_no_method(refused)
-                    continue
-                raise (_reverted(refused) if _is_revert(refused) else refused) from None
-            if len(told) != 2:
-                raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
-            profit_raw = _profit(told[0], to)
-            return Simulated(profit_raw, _gas_of(told[1]) if measures else _gas("eth_estimateGas", told[1]))
+                self._measures = not _is_no_method(refused)
+        call: Mapping[str, Any] = {"from": sender, "to": to, "data": data}
+        parameters = [call, place, *([] if self._deployed else [_pretended(to, sender)])]
+        try:
+            told = await self._endpoint.batch([("eth_call", parameters), ("eth_estimateGas", parameters)])
+        except Refused as refused:
+            raise (_reverted(refused) if _is_revert(refused) else refused) from None
+        if len(told) != 2:
+            raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
+        return Measured(_profit(told[0], to), _gas("eth_estimateGas", told[1]))
 
-    def _gas_question(self, to: str, sender: str, data: str, place: str, time_s: int | None, measures: bool) -> Call:
-        call = {"from": sender, "to": to, "data": data}
-        pretended = {} if self._deployed else _pretended(to, sender)
-        if not measures:
-            return "eth_estimateGas", [call, place, *([pretended] if pretended else [])]
-        calls: dict[str, Any] = {"calls": [call]} | ({"stateOverrides": pretended} if pretended else {})
+    def _simulation(self, to: str, sender: str, data: str, place: str, time_s: int | None) -> Call:
+        block: dict[str, Any] = {"calls": [{"from": sender, "to": to, "data": data}]}
+        if not self._deployed:
+            block["stateOverrides"] = _pretended(to, sender)
         if time_s is not None:
-            calls["blockOverrides"] = {"time": hex(time_s)}
-        return "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
+            block["blockOverrides"] = {"time": hex(time_s)}
+        return "eth_simulateV1", [{"blockStateCalls": [block], "validation": False}, place]
 
 
 def _is_no_method(refused: Refused) -> bool:
     return refused.code in _NO_SUCH_METHOD or re.search("method.* not ", refused.message.lower()) is not None
 
 
-def _gas_of(answer: Any) -> int:
-    """The gas of the one call in an answer to ``eth_simulateV1``."""
+def _measured(answer: Any, to: str) -> Measured:
+    """The one call in an answer to ``eth_simulateV1``."""
     try:
         (told,) = answer[0]["calls"]
         status, gas, returned = told["status"], told["gasUsed"], told["returnData"]
@@ -349,7 +337,7 @@ def _gas_of(answer: Any) -> int:
         raise Unknown("eth_simulateV1", "malformed", f"{str(answer)[:80]!r}; accepted is one block with one call") from None
     if status != "0x1":
         raise WouldRevert(revert_reason(returned) if isinstance(returned, str) else "no reason given")
-    return _gas("eth_simulateV1", gas)
+    return Measured(_profit(returned, to, "eth_simulateV1"), _gas("eth_simulateV1", gas))
 
 
 def _gas(method: str, told: Any) -> int:

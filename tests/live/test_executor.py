@@ -27,9 +27,9 @@ from arbgym.amm.tick_math import tick_at_sqrt_price_x96
 from arbgym.live.executor import (
     DRY_RUN_ADDRESS,
     FUNDINGS,
+    GasMeter,
     Leg,
     Route,
-    Simulator,
     WouldRevert,
     artefact,
     decode,
@@ -688,17 +688,20 @@ class Without:
         self.endpoint, self.missing, self.code, self.asked = endpoint, missing, code, 0
         self.words = "the method is not available"
 
-    async def batch(self, calls: Any) -> Any:
-        if any(method == self.missing for method, _ in calls):
+    async def request(self, method: str, parameters: Any) -> Any:
+        if method == self.missing:
             self.asked += 1
             raise Refused(self.missing, self.code, self.words)
-        return [await self.endpoint.request(method, parameters) for method, parameters in calls]
+        return await self.endpoint.request(method, parameters)
+
+    async def batch(self, calls: Any) -> Any:
+        return [await self.request(method, parameters) for method, parameters in calls]
 
 
 def measured(world: World, route: Route, endpoint: Any = None, deployed: bool = True, **changed: Any) -> int:
     terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", "time_s": next_slot(world), **changed}
-    simulator = Simulator(endpoint or Without(world.endpoint, ""), deployed=deployed)
-    return asyncio.run(simulator.run(data=encode(route), **terms)).gas_used
+    meter = GasMeter(endpoint or Without(world.endpoint, ""), deployed=deployed)
+    return asyncio.run(meter.measure(data=encode(route), **terms)).gas_used
 
 
 @pytest.mark.parametrize(("names", "quote"), CYCLES)
@@ -716,17 +719,17 @@ def test_a_node_that_refuses_the_method_now_is_asked_again(world: World) -> None
     route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1", -38_013)
     endpoint.words = "too many blocks"
     assert measured(world, route, endpoint) == measured(world, route, Without(world.endpoint, "eth_simulateV1"))
-    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
+    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
     for asked in (2, 3, 4):
-        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
         assert endpoint.asked == asked
 
 
 def test_a_node_without_the_method_is_asked_for_it_once(world: World) -> None:
     route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1")
-    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
+    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
     for _ in range(3):
-        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
     assert endpoint.asked == 1
 
 
@@ -745,17 +748,19 @@ def test_what_reverts_has_no_gas(world: World, missing: str) -> None:
         (None, Unknown),
         ([], Unknown),
         ([{"calls": []}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": "0x5207", "returnData": "0x"}]}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": -1, "returnData": "0x"}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": "0x5207", "returnData": "0x" + 64 * "0"}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": -1, "returnData": "0x" + 64 * "0"}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": "0x9999", "returnData": None}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": "0x9999", "returnData": "0x"}]}], WouldRevert),  # no contract
         ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": not_profitable(5, 7)}]}], WouldRevert),
         ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": None}]}], WouldRevert),
     ],
 )
 def test_no_gas_is_believed_that_was_not_told(answer: Any, expected: Any) -> None:
-    simulator = Simulator(Scripted(answer), deployed=True)  # type: ignore[arg-type]
+    meter = GasMeter(Scripted(answer), deployed=True)  # type: ignore[arg-type]
     with pytest.raises(expected):
-        asyncio.run(simulator.run(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
-    assert simulator._measures  # by what it says, the node has the method
+        asyncio.run(meter.measure(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
+    assert meter._measures  # by what it says, the node has the method
 
 
 # ----------------------------------------------------------------------------------------------------------------- calldata

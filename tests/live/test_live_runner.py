@@ -21,7 +21,11 @@ import structlog
 pytest.importorskip("web3", reason='web3 is missing: pip install "arbgym[live]"')
 pytest.importorskip("onnx", reason="the extra train is not installed")
 
-from arbgym.live.assemble import Options, assembled
+from eth_account import Account
+from eth_account.typed_transactions import TypedTransaction
+from hexbytes import HexBytes
+
+from arbgym.live.assemble import MeteredEndpoint, Options, assembled
 from arbgym.live.channels import Answer, PublicChannel
 from arbgym.live.clock import SystemClock
 from arbgym.live.deploy import deploy
@@ -135,6 +139,38 @@ def test_live_profits_are_what_was_predicted_to_the_unit(slots: Anvil, key: str,
     )
     for plan, outcome in ((json.loads(plan), json.loads(outcome)) for plan, outcome in outcomes):
         assert outcome["tip_wei"] == pytest.approx(plan["gas_used"] * plan["priority_fee_wei"], rel=0.002)
+
+
+def test_what_is_signed_was_simulated_to_the_byte(
+    slots: Anvil, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = Pools(Market(slots, (18, 6)), seed=5, median_base=15.0)
+    policy = save_policy(tmp_path / "policy", seed=3, masked=True, prefer=PUBLIC)
+    settings = pools.settings(slots.url, tmp_path, executor=executor_of(slots.url), risk=WIDE, fees=FEES)
+    simulated: list[tuple[Any, ...]] = []  # of the block at hand
+    asked: list[int] = []  # how often, for each transaction that was sent
+    request, send = MeteredEndpoint.request, PublicChannel.send
+
+    async def seen(self: MeteredEndpoint, method: str, parameters: Any) -> Any:
+        if method == "eth_call" and "maxFeePerGas" in (call := parameters[0]):
+            told = [str(call[name]).lower() for name in ("from", "to", "data", "gas", "maxFeePerGas")]
+            simulated.append((int(parameters[1], 16), *told))
+        return await request(self, method, parameters)
+
+    async def sent(self: PublicChannel, raw: bytes, plan: Plan) -> Answer:
+        fields = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        sender = Account.recover_transaction(raw).lower()
+        data, to = (HexBytes(fields[name]).to_0x_hex() for name in ("data", "to"))
+        assert fields["value"] == 0
+        assert simulated[-1] == (plan.block_number, sender, to, data, hex(fields["gas"]), hex(fields["maxFeePerGas"]))
+        asked.append(len(simulated))
+        simulated.clear()
+        return await send(self, raw, plan)
+
+    monkeypatch.setattr(MeteredEndpoint, "request", seen)
+    monkeypatch.setattr(PublicChannel, "send", sent)
+    asyncio.run(take(Options(policy, settings, live=True), pools, 60))
+    assert len(asked) >= 5 and set(asked) == {1}
 
 
 def test_what_is_sent_is_durable_with_the_gates_state_by_then(

@@ -29,7 +29,7 @@ from arbgym.live.alerts import AlertWatch
 from arbgym.live.assemble import Options, _while_it_can, assembled
 from arbgym.live.clock import SystemClock
 from arbgym.live.decision import Decider
-from arbgym.live.executor import Simulated
+from arbgym.live.executor import Measured
 from arbgym.live.feed import WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -37,7 +37,7 @@ from arbgym.live.logs import Redactor
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
 from arbgym.live.recording import Recorder, RecordingHeader
-from arbgym.live.runner import Runner, Stopped
+from arbgym.live.runner import Runner, Simulation, Stopped
 from arbgym.live.settings import load
 from arbgym.live.snapshot import Totals
 from arbgym.live.tally import EndPrices
@@ -111,10 +111,14 @@ def test_a_stop_ends_the_wait_and_nothing_more_is_decided(tmp_path: Path) -> Non
     assert runner.view is not None and runner.view.head.number == 9 and runner.decisions == 9
 
 
+async def as_planned(plan: Plan, time_s: int) -> Measured:
+    return Measured(plan.expected_profit_raw, plan.gas_used)
+
+
 def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
-    async def slow(plan: Plan, time_s: int) -> Simulated:
+    async def slow(plan: Plan) -> int:
         clock.late_s += 7.0  # of a block of 12 s
-        return Simulated(plan.expected_profit_raw, plan.gas_used)
+        return plan.expected_profit_raw
 
     class Late:
         def __init__(self, clock: Any) -> None:
@@ -131,22 +135,57 @@ def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
     def change(runner: Runner) -> None:
         nonlocal clock
         clock = runner.parts.clock = Late(runner.parts.clock)
-        runner.parts.simulate = slow
+        runner.parts.simulation = Simulation(as_planned, slow)
 
     runner = play(options(tmp_path), change)
     assert not any(row.state for row in runner.rows)
     assert any("took 7 s; accepted is up to 0.5" in row.verdict for row in runner.rows)
 
 
-def test_a_simulation_that_differs_sends_nothing(tmp_path: Path) -> None:
-    async def other(plan: Plan, time_s: int) -> Simulated:
-        return Simulated(plan.expected_profit_raw - 1, plan.gas_used)
+@pytest.mark.parametrize("which", ["measure", "profit_raw"])
+def test_a_simulation_that_differs_sends_nothing(tmp_path: Path, which: str) -> None:
+    def profit(plan: Plan, asked: str) -> int:
+        return plan.expected_profit_raw - (asked == which)
+
+    async def measure(plan: Plan, time_s: int) -> Measured:
+        return Measured(profit(plan, "measure"), plan.gas_used)
+
+    async def profit_raw(plan: Plan) -> int:
+        return profit(plan, "profit_raw")
 
     def change(runner: Runner) -> None:
-        runner.parts.simulate = other
+        runner.parts.simulation = Simulation(measure, profit_raw)
 
     runner = play(options(tmp_path), change)
     assert not any(row.state for row in runner.rows) and any("expected is" in row.verdict for row in runner.rows)
+
+
+def test_what_is_sent_is_what_was_simulated_at_the_gas_that_was_measured(tmp_path: Path) -> None:
+    simulated: list[Plan] = []
+    sent: list[Plan] = []
+    planned: dict[int, int] = {}  # gas, by block
+
+    async def thirsty(plan: Plan, time_s: int) -> Measured:
+        planned[plan.block_number] = plan.gas_used
+        return Measured(plan.expected_profit_raw, plan.gas_used * 5 // 4)
+
+    async def profit_raw(plan: Plan) -> int:
+        simulated.append(plan)
+        return plan.expected_profit_raw
+
+    def change(runner: Runner) -> None:
+        runner.parts.simulation = Simulation(thirsty, profit_raw)
+        send = runner.parts.sender.send
+
+        async def told(plan: Plan, still_allowed: Any) -> IntentState:
+            sent.append(plan)
+            return await send(plan, still_allowed)
+
+        runner.parts.sender.send = told  # type: ignore[method-assign]
+
+    play(options(tmp_path), change)
+    assert len(sent) > 5 and simulated == sent
+    assert all(plan.gas_used == 1.25 * planned[plan.block_number] for plan in sent)
 
 
 def test_what_an_earlier_process_left_reaches_the_gate_before_it_is_acknowledged(tmp_path: Path) -> None:

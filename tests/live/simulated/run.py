@@ -16,9 +16,9 @@ import structlog
 from eth_utils.crypto import keccak
 from rlp import encode as rlp_encode
 
+from arbgym.live.assemble import simulation
 from arbgym.live.channels import PublicChannel
 from arbgym.live.decision import Decider
-from arbgym.live.executor import Simulator
 from arbgym.live.feed import ChainFeed, WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -243,7 +243,6 @@ class World:
             for lender in observer.config.lenders
         ]
 
-        simulator = Simulator(self.endpoint, deployed=True)
         feed = ChainFeed(
             self.endpoint,
             self.clock,
@@ -285,15 +284,7 @@ class World:
             metrics=_metrics(self.loop),
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
-            simulate=lambda plan, time_s: simulator.run(
-                to=plan.to,
-                sender=ACCOUNT,
-                data=plan.data,
-                block=plan.block_hash,
-                time_s=time_s,
-                gas_limit=plan.gas_limit,
-                max_fee_wei=plan.max_fee_wei,
-            ),
+            simulation=simulation(self.endpoint, ACCOUNT, deployed=True),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
             earlier=lambda: journal.outcomes_after(0)[0],
             with_next_commit=journal.with_next_commit,
