@@ -198,7 +198,7 @@ def _wide() -> Limits:
 
 # --------------------------------------------------------------------------------------------------------------- a chain
 def _chain(folder: Path) -> list[dict[str, Any]]:
-    """From a new head to a transaction, signed and sent, on anvil with real pools and the executor, over HTTP."""
+    """From a new head to a transaction, signed and sent, on anvil with real pools and the executor."""
     try:
         from tests.chain.anvil import BINARY
     except ImportError:
@@ -208,13 +208,16 @@ def _chain(folder: Path) -> list[dict[str, Any]]:
         return []
     from experiments.live_market import heads_to_transactions_ms
 
-    signed, sent = heads_to_transactions_ms(folder, _HEADS)
-    return [
-        _row("new head to signed transaction, local anvil, HTTP, p50", float(np.median(signed)), "ms", 5.0),
-        _row("new head to signed transaction, local anvil, HTTP, p99", float(np.quantile(signed, 0.99)), "ms"),
-        _row("new head to sent transaction, journaled durably between, p50", float(np.median(sent)), "ms"),
-        _row("new head to sent transaction, journaled durably between, p99", float(np.quantile(sent, 0.99)), "ms"),
-    ]
+    rows = []
+    for scheme, name in (("ws", "WebSocket"), ("http", "HTTP")):
+        signed, sent = heads_to_transactions_ms(folder / scheme, _HEADS, scheme)
+        rows += [
+            _row(f"new head to signed transaction, local anvil, {name}, p50", float(np.median(signed)), "ms", 5.0),
+            _row(f"new head to signed transaction, local anvil, {name}, p99", float(np.quantile(signed, 0.99)), "ms"),
+            _row(f"new head to sent transaction, journaled durably between, {name}, p50", float(np.median(sent)), "ms"),
+            _row(f"new head to sent transaction, journaled durably between, {name}, p99", float(np.quantile(sent, 0.99)), "ms"),
+        ]
+    return rows
 
 
 # -------------------------------------------------------------------------------------------------------------- its weight

@@ -32,10 +32,10 @@ _WIDE = {
 }
 
 
-def heads_to_transactions_ms(folder: Path, blocks: int) -> tuple[list[float], list[float]]:
+def heads_to_transactions_ms(folder: Path, blocks: int, scheme: str) -> tuple[list[float], list[float]]:
     """Milliseconds from each head that led to a transaction: until it was signed, and until it was sent.
 
-    Between the two it is made durable in the journal, and the gate has its last word.
+    Between the two it is made durable in the journal, and the gate has its last word. ``scheme`` is http or ws.
     """
     node = Anvil()
     key = "0x" + os.urandom(32).hex()
@@ -43,18 +43,19 @@ def heads_to_transactions_ms(folder: Path, blocks: int) -> tuple[list[float], li
         node.call("anvil_setBlockTimestampInterval", BLOCK_TIME_S)
         with patch.dict(os.environ, {"ARBGYM_PRIVATE_KEY": key}):
             node.call("anvil_setBalance", load_signer(None).address, hex(10**22))
-            return asyncio.run(_run(node, folder, blocks))
+            return asyncio.run(_run(node, folder, blocks, scheme))
     finally:
         node.kill()
 
 
-async def _run(node: Anvil, folder: Path, blocks: int) -> tuple[list[float], list[float]]:
+async def _run(node: Anvil, folder: Path, blocks: int, scheme: str) -> tuple[list[float], list[float]]:
     pools = Pools(Market(node, (18, 6)), seed=5, median_base=15.0)
     endpoint = connect(node.url, timeout_s=10.0, clock=SystemClock())
     executor = await deploy(endpoint, load_signer(None), SystemClock())
     await endpoint.close()
     policy = save_policy(folder / "acting", masked=True, prefer={"route": 1, "channel": 1, "bid_share": 2})
-    settings = pools.settings(node.url, folder, executor=executor, risk=_WIDE, fees={"maximum_fee_gwei": 1e6})
+    url = node.url.replace("http", scheme, 1)
+    settings = pools.settings(url, folder, executor=executor, risk=_WIDE, fees={"maximum_fee_gwei": 1e6})
     heads: list[float] = []
     signed: list[float] = []
     sent: list[tuple[float, float]] = []

@@ -6,7 +6,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +22,7 @@ from arbgym.live.control import Control
 from arbgym.live.decision import Decider
 from arbgym.live.dry import DrySender
 from arbgym.live.endpoint import connect
-from arbgym.live.executor import DRY_RUN_ADDRESS, GasMeter, Measured, artefact, runtime_code, simulate
+from arbgym.live.executor import DRY_RUN_ADDRESS, Simulator, artefact, runtime_code
 from arbgym.live.feed import ChainFeed, WatchedLender, discover_pool
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -34,7 +34,7 @@ from arbgym.live.recording import RecordedFeed, Recorder, RecordingHeader
 from arbgym.live.reference import FileReference, PoolReference, ReferenceSource, RestReference, StreamReference
 from arbgym.live.reload import LimitsFile
 from arbgym.live.risk import GateState, RiskGate
-from arbgym.live.runner import Parts, Runner, Simulation
+from arbgym.live.runner import Parts, Runner, Simulate
 from arbgym.live.sender import LiveSender
 from arbgym.live.settings import Settings
 from arbgym.live.snapshot import Mode, PolicyRow
@@ -47,7 +47,6 @@ from arbgym.live.terms import (
     Endpoint,
     Feed,
     LiveError,
-    Plan,
     Refused,
     Sender,
     Unknown,
@@ -276,7 +275,7 @@ async def assembled(options: Options, redactor: Redactor, clock: Clock | None = 
             journaled=journal.holds,
             earlier=lambda: journal.outcomes_after(0)[0],
             prices=EndPrices(journal),
-            simulation=None if endpoint is None else simulation(endpoint, account, deployed=bool(settings.executor)),
+            simulate=None if endpoint is None else simulation(endpoint, account, deployed=bool(settings.executor)),
             each_block=each_block,
             next_nonce=_next_nonce(journal, sender),
             with_next_commit=journal.with_next_commit,
@@ -493,26 +492,18 @@ def _next_nonce(journal: Journal, sender: Sender) -> Callable[[], int | None]:
     return following
 
 
-def simulation(endpoint: Endpoint, account: str, *, deployed: bool) -> Simulation:
-    """Plans of ``account``, executed by this node; ``deployed`` as in ``arbgym.live.executor.simulate``."""
-    meter = GasMeter(endpoint, deployed=deployed)
-
-    def measure(plan: Plan, time_s: int) -> Awaitable[Measured]:
-        return meter.measure(to=plan.to, sender=account, data=plan.data, block=plan.block_number, time_s=time_s)
-
-    def profit_raw(plan: Plan) -> Awaitable[int]:
-        return simulate(
-            endpoint,
-            to=plan.to,
-            sender=account,
-            data=plan.data,
-            block=plan.block_number,
-            deployed=deployed,
-            gas_limit=plan.gas_limit,
-            max_fee_wei=plan.max_fee_wei,
-        )
-
-    return Simulation(measure, profit_raw)
+def simulation(endpoint: Endpoint, account: str, *, deployed: bool) -> Simulate:
+    """What plans of ``account`` do by this node; ``deployed`` as of ``arbgym.live.executor.Simulator``."""
+    simulator = Simulator(endpoint, deployed=deployed)
+    return lambda plan, time_s: simulator.run(
+        to=plan.to,
+        sender=account,
+        data=plan.data,
+        block=plan.block_number,
+        time_s=time_s,
+        gas_limit=plan.gas_limit,
+        max_fee_wei=plan.max_fee_wei,
+    )
 
 
 async def _symbols(endpoint: Endpoint, pool: WatchedPool) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _NOBODY = "0x" + 40 * "0"
 # The storage word of a contract that is not within a call (``expected`` = IDLE).
 _IDLE_STORAGE = MappingProxyType({"0x" + 64 * "0": "0x" + 63 * "0" + "1"})
 _AMPLE_WEI = hex(2**128)
-_LEAST_GAS = 21_000  # of any transaction
+LEAST_GAS = 21_000  # of any transaction
 _NO_SUCH_METHOD = (-32601, -32602, -32004)  # not found, not with these parameters, not supported
 
 
@@ -222,36 +222,6 @@ def runtime_code(owner: str) -> str:
     return f"0x{code.hex()}"
 
 
-async def simulate(
-    endpoint: Endpoint,
-    *,
-    to: str,
-    sender: str,
-    data: str,
-    block: str | int,
-    deployed: bool,
-    gas_limit: int | None = None,
-    max_fee_wei: int | None = None,
-) -> int:
-    """The profit, quote token, raw, that the very transaction makes on the state at the end of ``block`` (number, hash or tag).
-
-    Args:
-        deployed: the contract stands at ``to``. If not, the node is asked to pretend so, with ``sender`` as the owner and with
-            coin enough for the gas, so that a dry run needs neither a contract nor a funded account.
-        gas_limit: of the transaction; the node's own limit where not given.
-        max_fee_wei: per gas; where it is given the node also checks that the sender could pay.
-
-    Raises WouldRevert where the transaction reverts or there is no contract, Refused where the node refuses the call itself,
-    Unknown where there is no trustworthy answer.
-    """
-    sender, to = sender.lower(), to.lower()
-    try:
-        answer = await endpoint.request("eth_call", _called(to, sender, data, block, deployed, gas_limit, max_fee_wei))
-    except Refused as refused:
-        raise (_reverted(refused) if _is_revert(refused) else refused) from None
-    return _profit(answer, to)
-
-
 def _called(
     to: str, sender: str, data: str, block: str | int, deployed: bool, gas_limit: int | None, max_fee_wei: int | None
 ) -> list[Any]:
@@ -264,72 +234,91 @@ def _called(
     return [call, hex(block) if isinstance(block, int) else block, *([] if deployed else [_pretended(to, sender)])]
 
 
-def _profit(answer: Any, to: str, method: str = "eth_call") -> int:
+def _profit(answer: Any, to: str) -> int:
     if answer == "0x":
         raise WouldRevert(f"no contract answers at {to}")
     if not (isinstance(answer, str) and re.fullmatch("0x[0-9a-fA-F]{64}", answer)):
-        raise Unknown(method, "malformed", f"{str(answer)[:80]!r}; accepted is one 32-byte word")
+        raise Unknown("eth_call", "malformed", f"{str(answer)[:80]!r}; accepted is one 32-byte word")
     return int(answer, 16)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Simulated:
     """What a transaction does on the state at the end of a block."""
 
     profit_raw: int  # quote token
     gas_used: int  # paid for, less refunds; of a node without eth_simulateV1 what it asks for, which differs
 
 
-class GasMeter:
+class Simulator:
     """Asks a node for a transaction's profit and gas, in one message.
 
-    By ``eth_simulateV1``; of a node without that method the profit is by ``eth_call`` and the gas by ``eth_estimateGas``.
+    The profit is by ``eth_call``; the gas by ``eth_simulateV1``, or by ``eth_estimateGas`` where the node has no such method.
 
     Args:
-        deployed: as in ``simulate``.
+        deployed: the contract stands where it is called. If not, the node is asked to pretend so, with the sender as the owner
+            and with coin enough for the gas, so that a dry run needs neither a contract nor a funded account.
     """
 
     def __init__(self, endpoint: Endpoint, *, deployed: bool) -> None:
         self._endpoint, self._deployed = endpoint, deployed
         self._measures = True  # the node has eth_simulateV1, as far as is known
 
-    async def measure(self, *, to: str, sender: str, data: str, block: str | int, time_s: int | None = None) -> Measured:
-        """What a transaction with these data does, whatever it offers for gas. Arguments and errors as of ``simulate``.
+    async def run(
+        self,
+        *,
+        to: str,
+        sender: str,
+        data: str,
+        block: str | int,
+        time_s: int | None = None,
+        gas_limit: int | None = None,
+        max_fee_wei: int | None = None,
+    ) -> Simulated:
+        """What the very transaction does on the state at the end of ``block`` (number, hash or tag).
 
-        ``time_s`` is the time of the block it would be in: a V3 pool's first swap of a block writes down the time, which is gas.
+        Args:
+            time_s: of the block it would be in: a V3 pool's first swap of a block writes down the time, which is gas.
+            gas_limit: of the transaction; the node's own limit where not given.
+            max_fee_wei: per gas; where it is given the node also checks that the sender could pay.
+
+        Raises WouldRevert where the transaction reverts or there is no contract, Refused where the node refuses the call itself,
+        Unknown where there is no trustworthy answer.
         """
         to, sender = to.lower(), sender.lower()
-        place = hex(block) if isinstance(block, int) else block
-        if self._measures:
+        called = _called(to, sender, data, block, self._deployed, gas_limit, max_fee_wei)
+        measures = self._measures
+        while True:
+            question = self._gas_question(to, sender, data, called[1], time_s, measures)
             try:
-                return _measured(await self._endpoint.request(*self._simulation(to, sender, data, place, time_s)), to)
+                told = await self._endpoint.batch([("eth_call", called), question])
             except Refused as refused:
-                self._measures = not _is_no_method(refused)
-        call: Mapping[str, Any] = {"from": sender, "to": to, "data": data}
-        parameters = [call, place, *([] if self._deployed else [_pretended(to, sender)])]
-        try:
-            told = await self._endpoint.batch([("eth_call", parameters), ("eth_estimateGas", parameters)])
-        except Refused as refused:
-            raise (_reverted(refused) if _is_revert(refused) else refused) from None
-        if len(told) != 2:
-            raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
-        return Measured(_profit(told[0], to), _gas("eth_estimateGas", told[1]))
+                if refused.method == "eth_simulateV1" and measures:
+                    measures, self._measures = False, not _is_no_method(refused)
+                    continue
+                raise (_reverted(refused) if _is_revert(refused) else refused) from None
+            if len(told) != 2:
+                raise Unknown("eth_call", "malformed", f"{len(told)} answers; accepted are 2")
+            profit_raw = _profit(told[0], to)
+            return Simulated(profit_raw, _gas_of(told[1]) if measures else _gas("eth_estimateGas", told[1]))
 
-    def _simulation(self, to: str, sender: str, data: str, place: str, time_s: int | None) -> Call:
-        block: dict[str, Any] = {"calls": [{"from": sender, "to": to, "data": data}]}
-        if not self._deployed:
-            block["stateOverrides"] = _pretended(to, sender)
+    def _gas_question(self, to: str, sender: str, data: str, place: str, time_s: int | None, measures: bool) -> Call:
+        call = {"from": sender, "to": to, "data": data}
+        pretended = {} if self._deployed else _pretended(to, sender)
+        if not measures:
+            return "eth_estimateGas", [call, place, *([pretended] if pretended else [])]
+        calls: dict[str, Any] = {"calls": [call]} | ({"stateOverrides": pretended} if pretended else {})
         if time_s is not None:
-            block["blockOverrides"] = {"time": hex(time_s)}
-        return "eth_simulateV1", [{"blockStateCalls": [block], "validation": False}, place]
+            calls["blockOverrides"] = {"time": hex(time_s)}
+        return "eth_simulateV1", [{"blockStateCalls": [calls], "validation": False}, place]
 
 
 def _is_no_method(refused: Refused) -> bool:
     return refused.code in _NO_SUCH_METHOD or re.search("method.* not ", refused.message.lower()) is not None
 
 
-def _measured(answer: Any, to: str) -> Measured:
-    """The one call in an answer to ``eth_simulateV1``."""
+def _gas_of(answer: Any) -> int:
+    """The gas of the one call in an answer to ``eth_simulateV1``."""
     try:
         (told,) = answer[0]["calls"]
         status, gas, returned = told["status"], told["gasUsed"], told["returnData"]
@@ -337,13 +326,13 @@ def _measured(answer: Any, to: str) -> Measured:
         raise Unknown("eth_simulateV1", "malformed", f"{str(answer)[:80]!r}; accepted is one block with one call") from None
     if status != "0x1":
         raise WouldRevert(revert_reason(returned) if isinstance(returned, str) else "no reason given")
-    return Measured(_profit(returned, to, "eth_simulateV1"), _gas("eth_simulateV1", gas))
+    return _gas("eth_simulateV1", gas)
 
 
 def _gas(method: str, told: Any) -> int:
-    if isinstance(told, str) and re.fullmatch("0x[0-9a-fA-F]{1,12}", told) and (gas := int(told, 16)) >= _LEAST_GAS:
+    if isinstance(told, str) and re.fullmatch("0x[0-9a-fA-F]{1,12}", told) and (gas := int(told, 16)) >= LEAST_GAS:
         return gas
-    raise Unknown(method, "malformed", f"gas {str(told)[:80]!r}; accepted is {_LEAST_GAS} or more")
+    raise Unknown(method, "malformed", f"gas {str(told)[:80]!r}; accepted is {LEAST_GAS} or more")
 
 
 def _pretended(to: str, owner: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from arbgym.amm import ConcentratedPool, PoolError, SwapResult
 from arbgym.amm.exact_route import size_two_pools_exact
 from arbgym.live.decision import Decision
-from arbgym.live.executor import Leg, Route, encode
+from arbgym.live.executor import LEAST_GAS, Leg, Route, encode
 from arbgym.live.observer import Observer
 from arbgym.live.terms import ChainView, Order, Plan, PoolModel, WatchedPool
 from arbgym.market.gas import next_base_fee
@@ -22,6 +22,9 @@ _LIFE_BLOCKS = {"private": 1, "public": 2}  # a bundle names its block; a public
 _BASE_FEE_HEADROOM = 1.27  # two full blocks raise the base fee by 26.6 %
 _FRESH_SLOTS = 1.5  # gas over the environment's estimate where ticks and holders are met for the first time
 _UNREFUNDED = 1.25  # gas needed over gas used: up to a fifth of it is given back at the end (EIP-3529)
+# A plan's price stands while its gas is as near as this to what it was priced by (shares). Of a route it mostly moves by less.
+_SAME_GAS = 0.05
+_CALLDATA_GAS = 0.005  # what other amounts in the same calldata may change
 WEI = 1e18
 _FLASH_SWAPS = frozenset(lender.name for lender in FLASH_SWAPS)
 
@@ -81,8 +84,24 @@ def _pay(pool: PoolModel, amount_in: int, zero_for_one: bool) -> SwapResult:
     return pool.quote(amount_in=amount_in, zero_for_one=zero_for_one)
 
 
+@dataclass(slots=True)
+class _RouteGas:
+    """What the environment's estimate of a route's gas was last, and by how much the chain's differed when it was last asked."""
+
+    estimated: int
+    off: int | None = None
+
+    @property
+    def used(self) -> int:
+        return self.estimated if self.off is None else max(self.estimated + self.off, LEAST_GAS)
+
+
 class Planner:
-    """Makes plans for one account and executor. ``lenders``: name -> address, those without a contract of their own left out."""
+    """Makes plans for one account and executor. ``lenders``: name -> address, those without a contract of their own left out.
+
+    A plan is priced by the gas that its route used when it was last simulated (``at_gas``), before that by the environment's
+    estimate.
+    """
 
     def __init__(
         self,
@@ -102,6 +121,7 @@ class Planner:
         self._gas_margin = gas_margin
         self._fees_bps = {lender.name: lender.fee_bps for lender in observer.config.lenders}
         self._places = {lender.name: k for k, lender in enumerate(observer.config.lenders)}
+        self._gas: dict[tuple[str, int, int], _RouteGas] = {}  # by lender and pools
 
     @property
     def quote_per_eth(self) -> float:
@@ -127,19 +147,30 @@ class Planner:
         if cycle is None or cycle.profit <= 0:
             return "no exact size pays"
         # what the environment's tape cannot see: the ticks that this size crosses
-        gas_used = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
-        gas_limit = int(gas_used * _FRESH_SLOTS * self._gas_margin)
-        return self._priced(decision, view, cycle.amount_in, cycle.profit, gas_used, gas_limit)
+        estimated = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
+        gas = self._gas.setdefault((decision.lender, decision.buy, decision.sell), _RouteGas(estimated))
+        gas.estimated = estimated
+        gas_limit = self._gas_limit(gas.used, measured=gas.off is not None)
+        return self._priced(decision, view, cycle.amount_in, cycle.profit, gas.used, gas_limit)
 
-    def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str:
-        """The same trade priced by the gas that it uses where it is simulated: that is what the tip is paid on.
+    def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str | None:
+        """The newest plan priced by the gas that it uses where it is simulated: that is what the tip is paid on.
 
+        None where the plan stands: it was priced by this gas, to a twentieth, and not so little that half the margin is gone.
         Raises ValueError for a gas below 1.
         """
         if gas_used < 1:
             raise ValueError(f"gas_used = {gas_used}; accepted is 1 or more")
-        gas_limit = math.ceil(gas_used * _UNREFUNDED * self._gas_margin)
+        gas = self._gas[plan.lender, plan.buy, plan.sell]
+        gas.off = gas_used - gas.estimated
+        most = max(min(_SAME_GAS, 0.5 * (self._gas_margin - 1.0)), _CALLDATA_GAS)
+        if -_SAME_GAS <= gas_used / plan.gas_used - 1.0 <= most:
+            return None
+        gas_limit = self._gas_limit(gas_used, measured=True)
         return self._priced(decision, view, plan.amount_in_raw, plan.expected_profit_raw, gas_used, gas_limit)
+
+    def _gas_limit(self, gas_used: int, measured: bool) -> int:
+        return math.ceil(gas_used * (_UNREFUNDED if measured else _FRESH_SLOTS) * self._gas_margin)
 
     def gain_eth(self, plan: Plan, fee_wei: int) -> float:
         """What is left of a plan's profit at this price per gas, ETH; minus infinity where that cannot be said yet."""

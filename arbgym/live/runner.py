@@ -1,9 +1,8 @@
 """The runner: block by block from the feed to the sender. What it is made of comes from outside, so that a test can script it.
 
-One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, measure the gas, price the plan by
-it, ask the gate again, simulate the very transaction, tell the gate, send. Dry-run and live differ in the sender alone. Nothing
-is sent where any step fails; what may heal is asked again, and what cannot be true ends the run (``Stopped``), because an
-operator has to look.
+One block's way: settle what is open, observe, decide, plan in exact integers, ask the gate, simulate the very transaction (priced
+anew where it uses another gas), tell the gate, send. Dry-run and live differ in the sender alone. Nothing is sent where any step
+fails; what may heal is asked again, and what cannot be true ends the run (``Stopped``), because an operator has to look.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 import structlog
 
 from arbgym.live.decision import Decider, Decision
-from arbgym.live.executor import Measured, WouldRevert
+from arbgym.live.executor import Simulated, WouldRevert
 from arbgym.live.kill import KillSwitch
 from arbgym.live.metrics import Metrics
 from arbgym.live.observer import NotObservable, Observer, believed
@@ -50,16 +49,12 @@ from arbgym.live.terms import (
 from arbgym.policy import PolicyError
 
 _LONGEST_WAIT_S = 10.0  # between two tries of a feed that is down
+_SIMULATIONS = 3  # at most, of one decision; the second differs from the first in its price alone
 _SLOWEST_SHARE = 0.5  # of a block's time, from taking a block to sending on it
 _LANDED = {IntentState.MINED: "won", IntentState.REVERTED: "reverted"}
 
-
-@dataclass(frozen=True, slots=True)
-class Simulation:
-    """A node that executes plans on the state of their block. Both raise WouldRevert, Refused or Unknown."""
-
-    measure: Callable[[Plan, int], Awaitable[Measured]]  # in a block of this time: profit, and the gas, whatever it is offered
-    profit_raw: Callable[[Plan], Awaitable[int]]  # of the very transaction
+Simulate = Callable[[Plan, int], Awaitable[Simulated]]
+"""What a plan's very transaction does in a block of this time on the newest one; raises WouldRevert, Refused or Unknown."""
 
 
 class Stopped(LiveError):
@@ -68,7 +63,7 @@ class Stopped(LiveError):
 
 @dataclass
 class Parts:
-    """What a runner is made of. ``simulation`` is None in a replay, where there is no node to ask."""
+    """What a runner is made of. ``simulate`` is None in a replay, where there is no node to ask."""
 
     feed: Feed
     observer: Observer
@@ -82,7 +77,7 @@ class Parts:
     tally: Tally
     expires_at_s: float
     channels: frozenset[Channel] = frozenset(("private", "public"))  # ways that there are to send
-    simulation: Simulation | None = None
+    simulate: Simulate | None = None
     pays_gas: bool = True  # there is an account
     journaled: Callable[[str], bool] = lambda key: False  # whether a plan of this key was written before
     earlier: Callable[[], list[Outcome]] = list  # how intents of earlier processes ended, all of them
@@ -320,14 +315,8 @@ class Runner:
         parts.metrics.judged(verdict, time.perf_counter() - started)
         if not verdict.allowed:
             return _words(verdict), ""
-        if parts.simulation is not None:
-            started = time.perf_counter()
-            try:
-                simulated = await self._simulated(plan, decision, view, parts.simulation)
-            except (WouldRevert, Refused, Unknown) as error:
-                return f"simulation: {error}", ""
-            finally:
-                parts.metrics.latency("simulate", time.perf_counter() - started)
+        if parts.simulate is not None:
+            simulated = await self._simulated(plan, order, decision, view, parts.simulate)
             if isinstance(simulated, str):
                 return simulated, ""
             plan, order = simulated
@@ -339,28 +328,35 @@ class Runner:
         return await self._send(plan, order, decision)
 
     async def _simulated(
-        self, plan: Plan, decision: Decision, view: ChainView, simulation: Simulation
+        self, plan: Plan, order: Order, decision: Decision, view: ChainView, simulate: Simulate
     ) -> tuple[Plan, Order] | str:
-        """The plan priced by its gas, judged anew, and executed by the node as it is sent; or in words why there is none.
+        """The plan that is sent, after the node has executed the very transaction; or in words why there is none.
 
-        The tip is paid on each gas, so what was estimated must not decide what it comes to.
+        The tip is paid on each gas, so that a plan priced by another gas than it uses is priced anew, judged anew, and simulated
+        anew: a route's first plan as a rule, later ones seldom.
         """
         parts = self.parts
         next_time_s = view.head.timestamp + max(round(parts.observer.config.chain.block_time_s), 1)
-        measured = await simulation.measure(plan, next_time_s)
-        if measured.profit_raw != plan.expected_profit_raw:
-            return f"simulation: {measured.profit_raw} raw; expected is {plan.expected_profit_raw}"
-        made = parts.planner.at_gas(plan, decision, view, measured.gas_used)
-        if isinstance(made, str):
-            return made
-        plan, order = made
-        verdict = parts.gate.check(order)
-        if not verdict.allowed:
-            return _words(verdict)
-        profit_raw = await simulation.profit_raw(plan)
-        if profit_raw != plan.expected_profit_raw:
-            return f"simulation: {profit_raw} raw; expected is {plan.expected_profit_raw}"
-        return plan, order
+        for _ in range(_SIMULATIONS):
+            started = time.perf_counter()
+            try:
+                done = await simulate(plan, next_time_s)
+            except (WouldRevert, Refused, Unknown) as error:
+                return f"simulation: {error}"
+            finally:
+                parts.metrics.latency("simulate", time.perf_counter() - started)
+            if done.profit_raw != plan.expected_profit_raw:
+                return f"simulation: {done.profit_raw} raw; expected is {plan.expected_profit_raw}"
+            made = parts.planner.at_gas(plan, decision, view, done.gas_used)
+            if made is None:
+                return plan, order
+            if isinstance(made, str):
+                return made
+            plan, order = made
+            verdict = parts.gate.check(order)
+            if not verdict.allowed:
+                return _words(verdict)
+        return f"simulation: {done.gas_used} gas, another figure each of {_SIMULATIONS} times"
 
     async def _send(self, plan: Plan, order: Order, decision: Decision) -> tuple[str, str]:
         parts = self.parts

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arbgym.amm import ConcentratedPool, ConstantProductPool
-from arbgym.live.executor import Leg, Route, artefact, encode, simulate
+from arbgym.live.executor import Leg, Route, Simulator, artefact, encode
 from arbgym.live.terms import Refused
 from tests.chain.anvil import Anvil
 from tests.chain.market import Market
@@ -23,7 +23,7 @@ _AMPLE_GAS = 9 * 10**8
 
 
 class AnvilEndpoint:
-    """The node, as far as ``simulate`` needs an endpoint, and a record of what was asked."""
+    """The node, as far as ``Simulator`` needs an endpoint, and a record of what was asked."""
 
     def __init__(self, anvil: Anvil) -> None:
         from web3 import HTTPProvider
@@ -38,6 +38,9 @@ class AnvilEndpoint:
             error = answer["error"]
             raise Refused(method, error["code"], error["message"], error.get("data") or "")
         return answer["result"]
+
+    async def batch(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        return [await self.request(method, parameters) for method, parameters in calls]
 
 
 class World:
@@ -129,7 +132,8 @@ class World:
     def simulate(self, route: Route, **changed: Any) -> int:
         """The profit by eth_call, as the owner of the deployed contract."""
         terms = {"to": self.executor.address.lower(), "sender": self.owner, "block": "latest", "deployed": True, **changed}
-        return asyncio.run(simulate(self.endpoint, data=encode(route), **terms))
+        simulator = Simulator(self.endpoint, deployed=terms.pop("deployed"))
+        return asyncio.run(simulator.run(data=encode(route), **terms)).profit_raw
 
     def send(self, data: str, *, sender: str | None = None, to: str | None = None) -> Any:
         """The receipt of a transaction, whatever came of it."""

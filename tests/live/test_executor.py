@@ -27,16 +27,15 @@ from arbgym.amm.tick_math import tick_at_sqrt_price_x96
 from arbgym.live.executor import (
     DRY_RUN_ADDRESS,
     FUNDINGS,
-    GasMeter,
     Leg,
     Route,
+    Simulator,
     WouldRevert,
     artefact,
     decode,
     encode,
     revert_reason,
     runtime_code,
-    simulate,
 )
 from arbgym.live.terms import Refused, Unknown
 from arbgym.market.lender import LENDERS, aave_premium_raw
@@ -623,8 +622,8 @@ def test_a_dry_run_needs_no_contract_and_no_account(world: World, names: tuple[s
 def test_the_transaction_itself_is_simulated(world: World) -> None:
     route = world.flash_swap(("v2_low", "v3_low"), 1, 10**21)
     world.simulate(route, block=world.anvil.block_number, gas_limit=400_000, max_fee_wei=3 * 10**9)
-    method, (asked, block) = world.endpoint.asked[-1]
-    assert (method, int(block, 16)) == ("eth_call", world.anvil.block_number)
+    (method, (asked, block)), (gas_method, _) = world.endpoint.asked[-2:]
+    assert (method, gas_method, int(block, 16)) == ("eth_call", "eth_simulateV1", world.anvil.block_number)
     assert asked == {
         "from": world.owner,
         "to": world.executor.address.lower(),
@@ -641,18 +640,16 @@ def test_the_transaction_itself_is_simulated(world: World) -> None:
 
 
 class Scripted:
-    """An endpoint that says what it is told to."""
+    """An endpoint that says what it is told to: of the profit, or of the gas."""
 
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-
-    async def request(self, method: str, parameters: Any) -> Any:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+    def __init__(self, *, profit: Any = "0x" + 64 * "0", gas: Any = ()) -> None:
+        self.profit, self.gas = profit, gas
 
     async def batch(self, calls: Any) -> Any:
-        return ["0x" + 64 * "0", await self.request(*calls[1])]
+        for answer in (self.profit, self.gas):
+            if isinstance(answer, Exception):
+                raise answer
+        return [self.profit, self.gas]
 
 
 @pytest.mark.parametrize(
@@ -674,9 +671,10 @@ class Scripted:
     ],
 )
 def test_a_revert_is_told_apart_from_no_answer(answer: Any, expected: type[Exception], words: str) -> None:
-    arguments: dict[str, Any] = {"to": DRY_RUN_ADDRESS, "sender": NOBODY, "data": "0x", "block": "latest", "deployed": True}
+    arguments: dict[str, Any] = {"to": DRY_RUN_ADDRESS, "sender": NOBODY, "data": "0x", "block": "latest"}
+    simulator = Simulator(Scripted(profit=answer), deployed=True)  # type: ignore[arg-type]
     with pytest.raises(expected, match=words) as raised:
-        asyncio.run(simulate(Scripted(answer), **arguments))  # type: ignore[arg-type]
+        asyncio.run(simulator.run(**arguments))
     assert type(raised.value) is expected
 
 
@@ -688,20 +686,17 @@ class Without:
         self.endpoint, self.missing, self.code, self.asked = endpoint, missing, code, 0
         self.words = "the method is not available"
 
-    async def request(self, method: str, parameters: Any) -> Any:
-        if method == self.missing:
+    async def batch(self, calls: Any) -> Any:
+        if any(method == self.missing for method, _ in calls):
             self.asked += 1
             raise Refused(self.missing, self.code, self.words)
-        return await self.endpoint.request(method, parameters)
-
-    async def batch(self, calls: Any) -> Any:
-        return [await self.request(method, parameters) for method, parameters in calls]
+        return [await self.endpoint.request(method, parameters) for method, parameters in calls]
 
 
 def measured(world: World, route: Route, endpoint: Any = None, deployed: bool = True, **changed: Any) -> int:
     terms = {"to": world.executor.address, "sender": world.owner, "block": "latest", "time_s": next_slot(world), **changed}
-    meter = GasMeter(endpoint or Without(world.endpoint, ""), deployed=deployed)
-    return asyncio.run(meter.measure(data=encode(route), **terms)).gas_used
+    simulator = Simulator(endpoint or Without(world.endpoint, ""), deployed=deployed)
+    return asyncio.run(simulator.run(data=encode(route), **terms)).gas_used
 
 
 @pytest.mark.parametrize(("names", "quote"), CYCLES)
@@ -719,17 +714,17 @@ def test_a_node_that_refuses_the_method_now_is_asked_again(world: World) -> None
     route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1", -38_013)
     endpoint.words = "too many blocks"
     assert measured(world, route, endpoint) == measured(world, route, Without(world.endpoint, "eth_simulateV1"))
-    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
+    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
     for asked in (2, 3, 4):
-        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
         assert endpoint.asked == asked
 
 
 def test_a_node_without_the_method_is_asked_for_it_once(world: World) -> None:
     route, endpoint = world.flash_swap(("v2_low", "v3_low"), 1, 10**18), Without(world.endpoint, "eth_simulateV1")
-    meter = GasMeter(endpoint, deployed=True)  # type: ignore[arg-type]
+    simulator = Simulator(endpoint, deployed=True)  # type: ignore[arg-type]
     for _ in range(3):
-        asyncio.run(meter.measure(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
+        asyncio.run(simulator.run(to=world.executor.address, sender=world.owner, data=encode(route), block="latest"))
     assert endpoint.asked == 1
 
 
@@ -748,19 +743,17 @@ def test_what_reverts_has_no_gas(world: World, missing: str) -> None:
         (None, Unknown),
         ([], Unknown),
         ([{"calls": []}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": "0x5207", "returnData": "0x" + 64 * "0"}]}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": -1, "returnData": "0x" + 64 * "0"}]}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": "0x9999", "returnData": None}]}], Unknown),
-        ([{"calls": [{"status": "0x1", "gasUsed": "0x9999", "returnData": "0x"}]}], WouldRevert),  # no contract
+        ([{"calls": [{"status": "0x1", "gasUsed": "0x5207", "returnData": "0x"}]}], Unknown),
+        ([{"calls": [{"status": "0x1", "gasUsed": -1, "returnData": "0x"}]}], Unknown),
         ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": not_profitable(5, 7)}]}], WouldRevert),
         ([{"calls": [{"status": "0x0", "gasUsed": "0x9999", "returnData": None}]}], WouldRevert),
     ],
 )
 def test_no_gas_is_believed_that_was_not_told(answer: Any, expected: Any) -> None:
-    meter = GasMeter(Scripted(answer), deployed=True)  # type: ignore[arg-type]
+    simulator = Simulator(Scripted(gas=answer), deployed=True)  # type: ignore[arg-type]
     with pytest.raises(expected):
-        asyncio.run(meter.measure(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
-    assert meter._measures  # by what it says, the node has the method
+        asyncio.run(simulator.run(to=DRY_RUN_ADDRESS, sender=NOBODY, data="0x", block=7))
+    assert simulator._measures  # by what it says, the node has the method
 
 
 # ----------------------------------------------------------------------------------------------------------------- calldata

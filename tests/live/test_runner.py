@@ -29,7 +29,7 @@ from arbgym.live.alerts import AlertWatch
 from arbgym.live.assemble import Options, _while_it_can, assembled
 from arbgym.live.clock import SystemClock
 from arbgym.live.decision import Decider
-from arbgym.live.executor import Measured
+from arbgym.live.executor import Simulated
 from arbgym.live.feed import WatchedLender
 from arbgym.live.journal import Journal
 from arbgym.live.kill import KillSwitch
@@ -37,7 +37,7 @@ from arbgym.live.logs import Redactor
 from arbgym.live.observer import Observer
 from arbgym.live.planning import Planner
 from arbgym.live.recording import Recorder, RecordingHeader
-from arbgym.live.runner import Runner, Simulation, Stopped
+from arbgym.live.runner import Runner, Stopped
 from arbgym.live.settings import load
 from arbgym.live.snapshot import Totals
 from arbgym.live.tally import EndPrices
@@ -111,14 +111,10 @@ def test_a_stop_ends_the_wait_and_nothing_more_is_decided(tmp_path: Path) -> Non
     assert runner.view is not None and runner.view.head.number == 9 and runner.decisions == 9
 
 
-async def as_planned(plan: Plan, time_s: int) -> Measured:
-    return Measured(plan.expected_profit_raw, plan.gas_used)
-
-
 def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
-    async def slow(plan: Plan) -> int:
+    async def slow(plan: Plan, time_s: int) -> Simulated:
         clock.late_s += 7.0  # of a block of 12 s
-        return plan.expected_profit_raw
+        return Simulated(plan.expected_profit_raw, plan.gas_used)
 
     class Late:
         def __init__(self, clock: Any) -> None:
@@ -135,46 +131,39 @@ def test_a_slow_simulation_sends_nothing(tmp_path: Path) -> None:
     def change(runner: Runner) -> None:
         nonlocal clock
         clock = runner.parts.clock = Late(runner.parts.clock)
-        runner.parts.simulation = Simulation(as_planned, slow)
+        runner.parts.simulate = slow
 
     runner = play(options(tmp_path), change)
     assert not any(row.state for row in runner.rows)
     assert any("took 7 s; accepted is up to 0.5" in row.verdict for row in runner.rows)
 
 
-@pytest.mark.parametrize("which", ["measure", "profit_raw"])
-def test_a_simulation_that_differs_sends_nothing(tmp_path: Path, which: str) -> None:
-    def profit(plan: Plan, asked: str) -> int:
-        return plan.expected_profit_raw - (asked == which)
-
-    async def measure(plan: Plan, time_s: int) -> Measured:
-        return Measured(profit(plan, "measure"), plan.gas_used)
-
-    async def profit_raw(plan: Plan) -> int:
-        return profit(plan, "profit_raw")
+def test_a_simulation_that_differs_sends_nothing(tmp_path: Path) -> None:
+    async def other(plan: Plan, time_s: int) -> Simulated:
+        return Simulated(plan.expected_profit_raw - 1, plan.gas_used)
 
     def change(runner: Runner) -> None:
-        runner.parts.simulation = Simulation(measure, profit_raw)
+        runner.parts.simulate = other
 
     runner = play(options(tmp_path), change)
     assert not any(row.state for row in runner.rows) and any("expected is" in row.verdict for row in runner.rows)
 
 
-def test_what_is_sent_is_what_was_simulated_at_the_gas_that_was_measured(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("share", "again"), [(1.0, False), (1.049, False), (0.951, False), (1.3, True), (0.7, True)])
+def test_a_route_priced_by_another_gas_than_it_uses_is_priced_and_simulated_anew(
+    tmp_path: Path, share: float, again: bool
+) -> None:
     simulated: list[Plan] = []
     sent: list[Plan] = []
-    planned: dict[int, int] = {}  # gas, by block
+    first: dict[tuple[str, int, int], Plan] = {}  # of each route
 
-    async def thirsty(plan: Plan, time_s: int) -> Measured:
-        planned[plan.block_number] = plan.gas_used
-        return Measured(plan.expected_profit_raw, plan.gas_used * 5 // 4)
-
-    async def profit_raw(plan: Plan) -> int:
+    async def measured(plan: Plan, time_s: int) -> Simulated:
         simulated.append(plan)
-        return plan.expected_profit_raw
+        gas_used = first.setdefault((plan.lender, plan.buy, plan.sell), plan).gas_used
+        return Simulated(plan.expected_profit_raw, round(share * gas_used))
 
     def change(runner: Runner) -> None:
-        runner.parts.simulation = Simulation(thirsty, profit_raw)
+        runner.parts.simulate = measured
         send = runner.parts.sender.send
 
         async def told(plan: Plan, still_allowed: Any) -> IntentState:
@@ -183,9 +172,29 @@ def test_what_is_sent_is_what_was_simulated_at_the_gas_that_was_measured(tmp_pat
 
         runner.parts.sender.send = told  # type: ignore[method-assign]
 
-    play(options(tmp_path), change)
-    assert len(sent) > 5 and simulated == sent
-    assert all(plan.gas_used == 1.25 * planned[plan.block_number] for plan in sent)
+    play(options(tmp_path, 60), change)
+    assert len(sent) > 10 > len(first)
+    newest = {plan.block_number: plan for plan in simulated}
+    assert all(plan == newest[plan.block_number] for plan in sent)  # the very plan
+    twice = {plan.block_number for plan in first.values()} if again else set()
+    assert {plan.block_number for plan in simulated if plan != newest[plan.block_number]} <= twice
+    for plan in sent:
+        was = first[plan.lender, plan.buy, plan.sell]
+        known = plan.block_number > was.block_number or again
+        assert plan.gas_used == (round(share * was.gas_used) if known else was.gas_used)
+        assert plan.gas_limit > 1.2 * plan.gas_used
+
+
+def test_a_gas_that_does_not_settle_sends_nothing(tmp_path: Path) -> None:
+    async def restless(plan: Plan, time_s: int) -> Simulated:
+        return Simulated(plan.expected_profit_raw, round(1.06 * plan.gas_used))
+
+    def change(runner: Runner) -> None:
+        runner.parts.simulate = restless
+
+    runner = play(options(tmp_path), change)
+    assert not any(row.state for row in runner.rows)
+    assert any("gas, another figure each of 3 times" in row.verdict for row in runner.rows)
 
 
 def test_what_an_earlier_process_left_reaches_the_gate_before_it_is_acknowledged(tmp_path: Path) -> None:
@@ -377,6 +386,32 @@ def test_nothing_is_said_of_a_gain_before_a_price_was_seen(tmp_path_factory: pyt
     time, planner._observer._time = planner._observer._time, None
     assert planner.gain_eth(plan, 0) == -math.inf
     planner._observer._time = time
+
+
+@pytest.mark.parametrize(("margin", "most"), [(1.0, 1.005), (1.02, 1.01), (1.1, 1.05), (3.0, 1.05)])
+def test_a_price_stands_while_the_gas_is_near_and_within_the_margin(
+    tmp_path_factory: pytest.TempPathFactory, margin: float, most: float
+) -> None:
+    made, decide, _ = _planner(tmp_path_factory)
+    terms: dict[str, Any] = {"executor": "0x" + "e" * 40, "lenders": {}, "maximum_fee_wei": 10**15, "gas_margin": margin}
+    planner = Planner(made._observer, chain_id=1, policy_sha256="", **terms)
+    for view in views(20, 6):
+        decision = decide(view)
+        if not decision.acting or isinstance(found := planner.plan(decision, view), str):
+            continue
+        plan, _ = found
+        for share, stands in ((most - 0.001, True), (most + 0.001, False), (0.951, True), (0.949, False)):
+            assert (planner.at_gas(plan, decision, view, round(share * plan.gas_used)) is None) == stands
+        break
+    else:
+        raise AssertionError("nothing to plan")
+    again = planner.at_gas(plan, decision, view, plan.gas_used * 2)
+    assert isinstance(again, tuple) and again[0].gas_used == 2 * plan.gas_used
+    assert again[0].gas_limit == math.ceil(2 * plan.gas_used * 1.25 * margin)
+    found = planner.plan(decision, view)
+    assert isinstance(found, tuple) and found[0].gas_used == 2 * plan.gas_used  # what is known is kept
+    with pytest.raises(ValueError, match="gas_used = 0"):
+        planner.at_gas(plan, decision, view, 0)
 
 
 _made: list[Any] = []

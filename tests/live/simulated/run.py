@@ -284,7 +284,7 @@ class World:
             metrics=_metrics(self.loop),
             tally=Tally(6),
             expires_at_s=START_S + 10**9,
-            simulation=simulation(self.endpoint, ACCOUNT, deployed=True),
+            simulate=simulation(self.endpoint, ACCOUNT, deployed=True),
             open_intents=lambda: [intent.plan.key for intent in journal.open_intents()],
             earlier=lambda: journal.outcomes_after(0)[0],
             with_next_commit=journal.with_next_commit,
