@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,14 +87,23 @@ def _pay(pool: PoolModel, amount_in: int, zero_for_one: bool) -> SwapResult:
 
 @dataclass(slots=True)
 class _RouteGas:
-    """What the environment's estimate of a route's gas was last, and by how much the chain's differed when it was last asked."""
+    """By how much a route's gas differed from the environment's estimate when it was last simulated.
 
-    estimated: int
+    A plan takes the figure, and its simulation gives the next one: what led to no simulation, or to a failed one, is forgotten,
+    so that no odd figure can keep a route from being simulated again.
+    """
+
+    estimated: int = 0
     off: int | None = None
 
-    @property
-    def used(self) -> int:
-        return self.estimated if self.off is None else max(self.estimated + self.off, LEAST_GAS)
+    def take(self, estimated: int) -> tuple[int, bool]:
+        """(gas to expect, whether it was ever measured) for the next plan."""
+        off, self.off, self.estimated = self.off, None, estimated
+        return (estimated, False) if off is None else (max(estimated + off, LEAST_GAS), True)
+
+    def give(self, gas_used: int) -> None:
+        """What the simulation of that plan used."""
+        self.off = gas_used - self.estimated
 
 
 class Planner:
@@ -121,7 +131,7 @@ class Planner:
         self._gas_margin = gas_margin
         self._fees_bps = {lender.name: lender.fee_bps for lender in observer.config.lenders}
         self._places = {lender.name: k for k, lender in enumerate(observer.config.lenders)}
-        self._gas: dict[tuple[str, int, int], _RouteGas] = {}  # by lender and pools
+        self._gas: defaultdict[tuple[str, int, int], _RouteGas] = defaultdict(_RouteGas)  # by lender and pools
 
     @property
     def quote_per_eth(self) -> float:
@@ -148,10 +158,8 @@ class Planner:
             return "no exact size pays"
         # what the environment's tape cannot see: the ticks that this size crosses
         estimated = int(decision.gas_used + self._observer.config.gas_per_tick * cycle.ticks_crossed)
-        gas = self._gas.setdefault((decision.lender, decision.buy, decision.sell), _RouteGas(estimated))
-        gas.estimated = estimated
-        gas_limit = self._gas_limit(gas.used, measured=gas.off is not None)
-        return self._priced(decision, view, cycle.amount_in, cycle.profit, gas.used, gas_limit)
+        gas_used, measured = self._gas[decision.lender, decision.buy, decision.sell].take(estimated)
+        return self._priced(decision, view, cycle.amount_in, cycle.profit, gas_used, self._gas_limit(gas_used, measured=measured))
 
     def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str | None:
         """The newest plan priced by the gas that it uses where it is simulated: that is what the tip is paid on.
@@ -161,15 +169,14 @@ class Planner:
         """
         if gas_used < 1:
             raise ValueError(f"gas_used = {gas_used}; accepted is 1 or more")
-        gas = self._gas[plan.lender, plan.buy, plan.sell]
-        gas.off = gas_used - gas.estimated
+        self._gas[plan.lender, plan.buy, plan.sell].give(gas_used)
         most = max(min(_SAME_GAS, 0.5 * (self._gas_margin - 1.0)), _CALLDATA_GAS)
         if -_SAME_GAS <= gas_used / plan.gas_used - 1.0 <= most:
             return None
         gas_limit = self._gas_limit(gas_used, measured=True)
         return self._priced(decision, view, plan.amount_in_raw, plan.expected_profit_raw, gas_used, gas_limit)
 
-    def _gas_limit(self, gas_used: int, measured: bool) -> int:
+    def _gas_limit(self, gas_used: int, *, measured: bool) -> int:
         return math.ceil(gas_used * (_UNREFUNDED if measured else _FRESH_SLOTS) * self._gas_margin)
 
     def gain_eth(self, plan: Plan, fee_wei: int) -> float:
