@@ -35,7 +35,8 @@ _ALLOWED: dict[IntentState, set[IntentState]] = {
     _S.DRY: set(),
 }
 
-# In the very words of a partial index, so that what is asked in every block does not read all of the past.
+# What is asked in every block must not read all of the past: so this is in the very words of a partial index, indices are named
+# where the database would take another, and a plus keeps it from the one of states, most of which are alike.
 _IS_OPEN = f"state NOT IN ({', '.join(repr(state.value) for state in sorted(SETTLED))})"
 # Names of tables and columns are the words of terms.py; amounts that may pass 2**63 are within JSON.
 _OPEN_INDEX = f"CREATE INDEX intents_open ON intents (state) WHERE {_IS_OPEN};"
@@ -247,7 +248,7 @@ class Journal:
 
     def settled_since(self, block_number: int) -> list[Intent]:
         """Those that ended in this block or after it, in the order written."""
-        return self._intents("WHERE settled_block >= ?", block_number)
+        return self._intents("INDEXED BY intents_by_settled_block WHERE settled_block >= ?", block_number)
 
     def intents_with_nonce(self, nonce: int) -> list[Intent]:
         """Those that signed a transaction with this nonce, in the order written."""
@@ -255,16 +256,19 @@ class Journal:
 
     def given_up(self, first_nonce: int, stop_nonce: int) -> list[Intent]:
         """Those dropped or refused with a nonce from the first to below the last that no other intent is known to have used."""
+        nonces = (first_nonce, stop_nonce)
         return self._intents(
-            "WHERE state IN (?, ?) AND nonce >= ? AND nonce < ?"
-            " AND nonce NOT IN (SELECT nonce FROM intents WHERE state IN (?, ?, ?))",
-            *(_S.DROPPED, _S.REFUSED, first_nonce, stop_nonce, _S.MINED, _S.REVERTED, _S.REPLACED),
+            "WHERE +state IN (?, ?) AND nonce >= ? AND nonce < ?"
+            " AND nonce NOT IN (SELECT nonce FROM intents WHERE +state IN (?, ?, ?) AND nonce >= ? AND nonce < ?)",
+            *(_S.DROPPED, _S.REFUSED, *nonces, _S.MINED, _S.REVERTED, _S.REPLACED, *nonces),
         )
 
     @property
     def next_nonce(self) -> int:
         """One more than the highest nonce known to be on chain; 0 before the first."""
-        (highest,) = self._read("SELECT MAX(nonce) FROM intents WHERE state IN (?, ?, ?)", _S.MINED, _S.REVERTED, _S.REPLACED)[0]
+        (highest,) = self._read(
+            "SELECT MAX(nonce) FROM intents WHERE nonce NOT NULL AND +state IN (?, ?, ?)", _S.MINED, _S.REVERTED, _S.REPLACED
+        )[0]
         return 0 if highest is None else int(highest) + 1
 
     @property

@@ -9,6 +9,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -437,3 +439,70 @@ class JournalMachine(RuleBasedStateMachine):
 def test_any_order_of_calls_agrees_with_a_dictionary(tmp_path: Path) -> None:
     JournalMachine.folder = tmp_path
     run_state_machine_as_test(JournalMachine, settings=settings(max_examples=15, stateful_step_count=25))
+
+
+def _with_a_past(folder: Path, count: int) -> Journal:
+    """A journal of ``count`` mined intents and as many dropped ones under their nonces, which one sent one follows."""
+    folder.mkdir()
+    journal = Journal(folder / "journal.sqlite", SetClock())
+    for number, state in enumerate((S.MINED, S.DROPPED)):
+        plan = plan_at(HEAD, number)
+        journal.write(plan, transaction(nonce=0, number=number))
+        journal.move(plan.key, state, 7, outcome=end(plan.key, state), block_hash="0xb")
+    with contextlib.closing(sqlite3.connect(folder / "journal.sqlite")) as database:
+        numbers = "WITH RECURSIVE past(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < ?)"
+        database.execute(
+            f"INSERT INTO intents {numbers} SELECT key || n, plan, channel, state, n, 7 + n, settled_hash, corrects"
+            " FROM intents, past",
+            [count - 1],
+        )
+        database.execute(
+            f"INSERT INTO transactions {numbers} SELECT hash || n, intent || n, kind, n, max_fee_wei, priority_fee_wei,"
+            " base_fee_wei, block_number, time_s, raw FROM transactions, past",
+            [count - 1],
+        )
+        database.execute(
+            f"INSERT INTO transitions {numbers} SELECT NULL, intent || n, former, state, block_number, time_s, detail, outcome"
+            " FROM transitions, past ORDER BY n",
+            [count - 1],
+        )
+        database.commit()
+    sent = plan_at(HEAD, 2)
+    journal.write(sent, transaction(nonce=count, number=2))
+    journal.move(sent.key, S.SENT, 7 + count)
+    return journal
+
+
+def test_what_is_asked_in_every_block_takes_no_longer_in_an_old_journal(tmp_path: Path) -> None:
+    told: list[dict[str, int]] = []
+    for count in (20, 4_000):
+        journal = _with_a_past(tmp_path / str(count), count)
+        _, newest = journal.outcomes_after(0)
+        sent = plan_at(HEAD, 2).key
+        asked: dict[str, tuple[Callable[[], object], object]] = {
+            "next_nonce": (lambda journal=journal: journal.next_nonce, count),
+            "busy": (lambda journal=journal: journal.busy, True),
+            "given_up": (lambda journal=journal, count=count: journal.given_up(count - 3, count + 1), []),
+            "intents_with_nonce": (lambda journal=journal, count=count: len(journal.intents_with_nonce(count - 1)), 2),
+            "settled_since": (lambda journal=journal, count=count: len(journal.settled_since(7 + count - 1)), 2),
+            "outcomes": (lambda journal=journal: len(journal.outcomes(5)), 5),
+            "outcomes_after": (lambda journal=journal, newest=newest: journal.outcomes_after(newest), ([], newest)),
+            "holds": (lambda journal=journal, sent=sent: journal.holds(sent), True),
+            "has_transaction": (lambda journal=journal: journal.has_transaction(transaction(number=2).hash), True),
+            "transactions_with_nonce": (lambda journal=journal, count=count: journal.transactions_with_nonce(count), 1),
+            "move": (
+                lambda journal=journal, sent=sent: journal.move(sent, S.MINED, 9, outcome=end(sent, S.MINED), block_hash="0xb"),
+                None,
+            ),
+        }
+        steps: Counter[str] = Counter()
+        for name, (ask, answer) in asked.items():
+            # called at each step of the database's machine; what it returns would end the query
+            journal._database.set_progress_handler(lambda steps=steps, name=name: steps.update([name]), 1)
+            assert ask() == answer, name
+            journal._database.set_progress_handler(None, 1)
+        told.append(steps)
+        journal.close()
+    few, many = told
+    for name in few:
+        assert many[name] <= 2 * few[name] + 20, (name, few[name], many[name])
