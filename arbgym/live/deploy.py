@@ -148,22 +148,17 @@ async def carry_out(endpoint: Endpoint, signer: TransactionSigner, clock: Clock)
     except Unknown as error:
         # it may have arrived all the same, so it is waited for and never sent again
         print(f"no answer to {transaction_hash} ({error}); waiting for it", file=sys.stderr)
-    until = clock.monotonic() + _MINED_WITHIN_S
-    receipt = await _told(endpoint, "eth_getTransactionReceipt", [transaction_hash], clock, until)
-    if receipt is None:
-        raise LiveError(
-            f"{transaction_hash}: not mined within {_MINED_WITHIN_S:g} s; it may still be, so look before sending another"
-        )
+    missing = f"{transaction_hash}: not mined within {_MINED_WITHIN_S:g} s; it may still be, so look before sending another"
+    receipt = await _told(endpoint, "eth_getTransactionReceipt", [transaction_hash], clock, missing)
     if not isinstance(receipt, dict) or receipt.get("status") != "0x1":
         status = receipt.get("status") if isinstance(receipt, dict) else receipt
         raise LiveError(f"{transaction_hash}: status {status}; accepted is 0x1")
     # behind one address there may be several nodes, and this one may not have the receipt's block yet
-    code = await _told(endpoint, "eth_getCode", [deployment.address, "latest"], clock, until)
-    if code is None:
-        raise LiveError(
-            f"{deployment.address}: {transaction_hash} was mined, but the node shows no code there within {_MINED_WITHIN_S:g} s; "
-            "do not use this contract before it does"
-        )
+    missing = (
+        f"{deployment.address}: {transaction_hash} was mined, but the node shows no code there within {_MINED_WITHIN_S:g} s; "
+        "do not use this contract before it does"
+    )
+    code = await _told(endpoint, "eth_getCode", [deployment.address, "latest"], clock, missing)
     if str(code).lower() != runtime_code(deployment.sender):
         raise LiveError(f"{deployment.address}: the code on the chain is not the artefact's; do not use this contract")
     try:
@@ -176,17 +171,19 @@ async def carry_out(endpoint: Endpoint, signer: TransactionSigner, clock: Clock)
     return Deployed(deployment.address, deployment.transaction["chainId"], transaction_hash, gas_used, gas_price_wei)
 
 
-async def _told(endpoint: Endpoint, method: str, parameters: Sequence[Any], clock: Clock, until: float) -> Any:
-    """The first answer that is not empty (null, or code of no bytes), asked for again until then; None where there is none."""
+async def _told(endpoint: Endpoint, method: str, parameters: Sequence[Any], clock: Clock, missing: str) -> Any:
+    """The first answer that is not empty (null, or code of no bytes). Raises LiveError, ``missing``, where none comes in time."""
+    until = clock.monotonic() + _MINED_WITHIN_S
+    why = ""
     while True:
         try:
-            answer = await endpoint.request(method, parameters)
-        except (Refused, Unknown):
-            answer = None
+            answer, why = await endpoint.request(method, parameters), ""
+        except (Refused, Unknown) as error:
+            answer, why = None, f" (the node said last: {error})"
         if answer not in (None, "0x"):
             return answer
         if clock.monotonic() >= until:
-            return None
+            raise LiveError(missing + why)
         await clock.sleep(_POLL_S)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from arbgym.live.terms import SETTLED, Clock, IntentState, LiveError, Outcome, Plan
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 TransactionKind = Literal["original", "bump", "cancel"]
 
 _S = IntentState
@@ -35,17 +35,20 @@ _ALLOWED: dict[IntentState, set[IntentState]] = {
     _S.DRY: set(),
 }
 
-# What is asked in every block must not read all of the past: so this is in the very words of a partial index, indices are named
+# What is asked in every block must not read all of the past: so these are in the very words of partial indices, indices are named
 # where the database would take another, and a plus keeps it from the one of states, most of which are alike.
 _IS_OPEN = f"state NOT IN ({', '.join(repr(state.value) for state in sorted(SETTLED))})"
 # Names of tables and columns are the words of terms.py; amounts that may pass 2**63 are within JSON.
 _OPEN_INDEX = f"CREATE INDEX intents_open ON intents (state) WHERE {_IS_OPEN};"
+_USED_ITS_NONCE = f"state IN ({', '.join(repr(state.value) for state in (_S.MINED, _S.REVERTED, _S.REPLACED))})"
+_ON_CHAIN_INDEX = f"CREATE INDEX intents_on_chain ON intents (nonce) WHERE {_USED_ITS_NONCE};"
 _SCHEMA = f"""
 CREATE TABLE intents (
     key TEXT PRIMARY KEY, plan TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, nonce INTEGER,
     settled_block INTEGER, settled_hash TEXT, corrects TEXT
 );
 {_OPEN_INDEX}
+{_ON_CHAIN_INDEX}
 CREATE INDEX intents_by_state ON intents (state);
 CREATE INDEX intents_by_nonce ON intents (nonce);
 CREATE INDEX intents_by_settled_block ON intents (settled_block);
@@ -65,8 +68,8 @@ CREATE TRIGGER transitions_are_not_changed BEFORE UPDATE ON transitions BEGIN SE
 CREATE TRIGGER transitions_are_not_deleted BEFORE DELETE ON transitions BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TABLE store (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
-# The first version had a table of decisions, which nobody read, and no index of what is open.
-_FROM_VERSION_1 = f"DROP TABLE decisions; {_OPEN_INDEX}"
+# What an older file needs, by its version. The first had a table of decisions, which nobody read, and no index of what is open.
+_UPGRADES = {0: _SCHEMA, 1: f"DROP TABLE decisions; {_OPEN_INDEX} {_ON_CHAIN_INDEX}", 2: _ON_CHAIN_INDEX}
 _PLAN = tuple(field.name for field in fields(Plan))
 _JOINED = "joined"  # the savepoint of what joins an open transaction
 _TABLES = ("intents", "transactions", "transitions", "store")
@@ -162,7 +165,7 @@ class Journal:
                 f"journal {self._path}: schema {told['user_version']}; accepted is up to {SCHEMA_VERSION} (a newer one wrote it)"
             )
         if told["user_version"] < SCHEMA_VERSION:
-            statements = _SCHEMA if told["user_version"] == 0 else _FROM_VERSION_1
+            statements = _UPGRADES[told["user_version"]]
             # one transaction, so that a process killed here leaves no half of a schema
             self._database.executescript(f"BEGIN; {statements} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
@@ -258,17 +261,15 @@ class Journal:
         """Those dropped or refused with a nonce from the first to below the last that no other intent is known to have used."""
         nonces = (first_nonce, stop_nonce)
         return self._intents(
-            "WHERE +state IN (?, ?) AND nonce >= ? AND nonce < ?"
-            " AND nonce NOT IN (SELECT nonce FROM intents WHERE +state IN (?, ?, ?) AND nonce >= ? AND nonce < ?)",
-            *(_S.DROPPED, _S.REFUSED, *nonces, _S.MINED, _S.REVERTED, _S.REPLACED, *nonces),
+            "WHERE +state IN (?, ?) AND nonce >= ? AND nonce < ? AND nonce NOT IN"
+            f" (SELECT nonce FROM intents INDEXED BY intents_on_chain WHERE {_USED_ITS_NONCE} AND nonce >= ? AND nonce < ?)",
+            *(_S.DROPPED, _S.REFUSED, *nonces, *nonces),
         )
 
     @property
     def next_nonce(self) -> int:
         """One more than the highest nonce known to be on chain; 0 before the first."""
-        (highest,) = self._read(
-            "SELECT MAX(nonce) FROM intents WHERE nonce NOT NULL AND +state IN (?, ?, ?)", _S.MINED, _S.REVERTED, _S.REPLACED
-        )[0]
+        (highest,) = self._read(f"SELECT MAX(nonce) FROM intents INDEXED BY intents_on_chain WHERE {_USED_ITS_NONCE}")[0]
         return 0 if highest is None else int(highest) + 1
 
     @property

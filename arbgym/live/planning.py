@@ -14,7 +14,7 @@ from arbgym.amm.exact_route import size_two_pools_exact
 from arbgym.live.decision import Decision
 from arbgym.live.executor import LEAST_GAS, Leg, Route, encode
 from arbgym.live.observer import Observer
-from arbgym.live.terms import ChainView, Order, Plan, PoolModel, WatchedPool
+from arbgym.live.terms import ChainView, Channel, Order, Plan, PoolModel, WatchedPool
 from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import AAVE, FLASH_SWAPS, aave_premium_raw
 
@@ -161,18 +161,18 @@ class Planner:
         gas_used, measured = self._gas[decision.lender, decision.buy, decision.sell].take(estimated)
         return self._priced(decision, view, cycle.amount_in, cycle.profit, gas_used, self._gas_limit(gas_used, measured=measured))
 
-    def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str | None:
-        """The newest plan priced by the gas that it uses where it is simulated: that is what the tip is paid on.
+    def at_gas(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> tuple[Plan, Order] | str:
+        """The newest plan, and what the gate judges of it, at the gas that it uses where it is simulated.
 
-        None where the plan stands: it was priced by this gas, to a twentieth, and not so little that half the margin is gone.
-        Raises ValueError for a gas below 1.
+        The very plan where its price stands: it was priced by this gas, to a twentieth, and not so little that half the margin is
+        gone. Else the trade priced anew, as the tip is paid on each gas. Raises ValueError for a gas below 1.
         """
         if gas_used < 1:
             raise ValueError(f"gas_used = {gas_used}; accepted is 1 or more")
         self._gas[plan.lender, plan.buy, plan.sell].give(gas_used)
         most = max(min(_SAME_GAS, 0.5 * (self._gas_margin - 1.0)), _CALLDATA_GAS)
         if -_SAME_GAS <= gas_used / plan.gas_used - 1.0 <= most:
-            return None
+            return plan, self._order(plan, decision, view, gas_used)
         gas_limit = self._gas_limit(gas_used, measured=True)
         return self._priced(decision, view, plan.amount_in_raw, plan.expected_profit_raw, gas_used, gas_limit)
 
@@ -192,26 +192,19 @@ class Planner:
         self, decision: Decision, view: ChainView, amount_in: int, profit: int, gas_used: int, gas_limit: int
     ) -> tuple[Plan, Order] | str:
         buy, sell = self._watched[decision.buy], self._watched[decision.sell]
-        unit = 10**buy.quote_decimals
-        head, chain = view.head, self._observer.config.chain
-        base_fee = next_base_fee(head.base_fee_wei, head.gas_used, head.gas_limit // chain.elasticity, chain.base_fee_denominator)
-        per_eth = self.quote_per_eth
-        profit_eth = profit / unit / per_eth
-        tip_eth = profit_eth * decision.bid_share
-        priority_fee = int(tip_eth * WEI / gas_used)
-        max_fee = int(base_fee * _BASE_FEE_HEADROOM) + priority_fee
+        quote_per_raw = self.quote_per_eth * 10**buy.quote_decimals
+        profit_eth = profit / quote_per_raw
+        priority_fee = int(profit_eth * decision.bid_share * WEI / gas_used)
+        max_fee = int(self._next_base_fee(view) * _BASE_FEE_HEADROOM) + priority_fee
         if max_fee > self._maximum_fee_wei:
             return f"needs {max_fee / 1e9:.3g} gwei per gas; accepted is up to {self._maximum_fee_wei / 1e9:.3g}"
-        last_block = head.number + _LIFE_BLOCKS[decision.channel]
-        gas_eth, data_fee_eth = gas_used * base_fee / WEI, chain.data_fee_quote / per_eth
-        cost_eth = gas_eth + tip_eth + data_fee_eth
-        # whoever builds the block earns by each gas, and can make it use some more
-        most_eth = (gas_eth + tip_eth) * self._gas_margin + data_fee_eth
+        last_block = view.head.number + _LIFE_BLOCKS[decision.channel]
         # Landing must never cost more than a revert would: a private one then costs nothing, a public one what it burns.
-        share = self._observer.config.revert_gas_share if decision.channel == "public" or chain.private_revert_pays else 0.0
-        floor = int((1.0 - share) * most_eth * per_eth * unit)
+        unburnt = 1.0 - self._burnt_share(decision.channel)
+        floor = int(unburnt * self._cost_eth(view, gas_used, priority_fee, self._gas_margin) * quote_per_raw)
         minimum = max(int(profit * (1.0 - decision.tolerance)), min(floor, profit))
-        if int((1.0 - share) * cost_eth * per_eth * unit) > profit:
+        cost_eth = self._cost_eth(view, gas_used, priority_fee)
+        if int(unburnt * cost_eth * quote_per_raw) > profit:
             return f"costs {cost_eth:.6g} of the coin in gas and tip; accepted is up to its profit, {profit_eth:.6g}"
         route = Route(
             funding=decision.lender,
@@ -222,11 +215,11 @@ class Planner:
             legs=(_leg(buy, buy.quote), _leg(sell, sell.base)),
         )
         data = encode(route)
-        named = self._identity | {"block": head.hash, "to": self._executor, "data": data, "priority_fee_wei": priority_fee}
+        named = self._identity | {"block": view.head.hash, "to": self._executor, "data": data, "priority_fee_wei": priority_fee}
         plan = Plan(
             key=hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest(),
-            block_number=head.number,
-            block_hash=head.hash,
+            block_number=view.head.number,
+            block_hash=view.head.hash,
             valid_until_block=last_block,
             buy=decision.buy,
             sell=decision.sell,
@@ -242,21 +235,46 @@ class Planner:
             priority_fee_wei=priority_fee,
             gas_used=gas_used,
         )
-        notional_eth = amount_in / unit / per_eth
-        burnt_eth = share * gas_used * self._gas_margin * max_fee / WEI + data_fee_eth if share else 0.0
-        order = Order(
+        return plan, self._order(plan, decision, view, gas_used)
+
+    def _order(self, plan: Plan, decision: Decision, view: ChainView, gas_used: int) -> Order:
+        """What the gate judges of a plan that uses this gas; the most that it may lose is by the plan's own and the margin."""
+        quote_per_raw = self.quote_per_eth * 10 ** self._watched[plan.buy].quote_decimals
+        notional_eth = plan.amount_in_raw / quote_per_raw
+        share = self._burnt_share(plan.channel)
+        cost_eth = self._cost_eth(view, gas_used, plan.priority_fee_wei)
+        floor_eth = (1.0 - share) * self._cost_eth(view, plan.gas_used, plan.priority_fee_wei, self._gas_margin)
+        burnt_eth = share * plan.gas_used * self._gas_margin * plan.max_fee_wei / WEI + self._data_fee_eth if share else 0.0
+        return Order(
             key=plan.key,
-            block_number=head.number,
-            head_time_s=float(head.timestamp),
+            block_number=plan.block_number,
+            head_time_s=float(view.head.timestamp),
             reference_time_s=None if view.reference is None else view.reference.time_s,
             notional_eth=notional_eth,
             borrowed_eth=notional_eth,
             flash=True,
-            expected_profit_eth=profit_eth - cost_eth,
-            worst_cost_eth=burnt_eth + max(floor - minimum, 0) / unit / per_eth,
+            expected_profit_eth=plan.expected_profit_raw / quote_per_raw - cost_eth,
+            worst_cost_eth=burnt_eth + max(floor_eth - plan.minimum_profit_raw / quote_per_raw, 0.0),
             confidence=decision.confidence,
         )
-        return plan, order
+
+    @property
+    def _data_fee_eth(self) -> float:
+        return float(self._observer.config.chain.data_fee_quote / self.quote_per_eth)
+
+    def _burnt_share(self, channel: Channel) -> float:
+        """How much of its gas a transaction pays for when it reverts."""
+        config = self._observer.config
+        return config.revert_gas_share if channel == "public" or config.chain.private_revert_pays else 0.0
+
+    def _next_base_fee(self, view: ChainView) -> float:
+        """Of the next block, wei per gas."""
+        head, chain = view.head, self._observer.config.chain
+        return next_base_fee(head.base_fee_wei, head.gas_used, head.gas_limit // chain.elasticity, chain.base_fee_denominator)
+
+    def _cost_eth(self, view: ChainView, gas_used: int, priority_fee_wei: int, margin: float = 1.0) -> float:
+        """Gas and tip in the next block; with a margin, as whoever builds it earns by each gas and can make it use some more."""
+        return gas_used * margin * (self._next_base_fee(view) + priority_fee_wei) / WEI + self._data_fee_eth
 
 
 def _leg(pool: WatchedPool, token_in: str) -> Leg:

@@ -21,6 +21,8 @@ from arbgym.live.terms import Clock, Head, PoolModel, Reference, WatchedPool
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _TIMEOUT_S = 10.0
 _MOST_BYTES = 2**20
+_NEWEST_BYTES = 2**14  # of a file, read at once
+_REFUSALS_EVERY_S = 60.0  # one is told, and how many there were since the last
 _MILLISECONDS = 1e3
 _AHEAD_S = 5.0  # by how much a source's clock may be ahead of ours
 
@@ -87,6 +89,7 @@ class _Followed:
         self._latest: Reference | None = None
         self._task: asyncio.Task[None] | None = None
         self.refused = 0  # messages without an acceptable price
+        self._told, self._tell_at_s = 0, -math.inf  # of them, by the last line; when there may be the next
         self.lost = 0  # connections and files
 
     def latest(self) -> Reference | None:
@@ -132,7 +135,11 @@ class _Followed:
 
     def _refuse(self, error: Refusal) -> None:
         self.refused += 1
-        self._report(f"reference {self._name}: {error}")
+        now_s = self._clock.monotonic()
+        if now_s >= self._tell_at_s:  # a source may send hundreds a second, and every one may be wrong
+            more = self.refused - self._told - 1
+            self._report(f"reference {self._name}: {error}{f' (and {more} more refused since the last line)' if more else ''}")
+            self._told, self._tell_at_s = self.refused, now_s + _REFUSALS_EVERY_S
 
     async def _follow(self) -> None:
         wait_s = _FIRST_WAIT_S
@@ -196,8 +203,9 @@ class FileReference(_Followed):
         self._path, self._poll_s = path, poll_s
 
     async def _take_all(self) -> None:
-        with self._path.open(newline="") as file:
+        with self._path.open(newline="", encoding="utf-8", errors="replace") as file:
             columns = self._columns(await self._line(file))
+            self._skip_the_past(file)
             while True:
                 line = await self._line(file)
                 if line is None:
@@ -206,6 +214,13 @@ class FileReference(_Followed):
                     self._take_row(next(csv.reader([line]), []), columns)
                 except Refusal as error:
                     self._refuse(error)
+
+    def _skip_the_past(self, file: IO[str]) -> None:
+        """Go to the last rows: only the newest price counts, and the blocks do not wait for a year of them."""
+        _, size = self._inode_and_size(file)
+        if size - file.tell() > _NEWEST_BYTES:
+            file.seek(size - _NEWEST_BYTES)
+            file.readline()  # the rest of a row
 
     def _columns(self, line: str | None) -> tuple[int, int]:
         names = [name.strip() for name in next(csv.reader([line or ""]), [])]

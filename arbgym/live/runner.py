@@ -49,7 +49,7 @@ from arbgym.live.terms import (
 from arbgym.policy import PolicyError
 
 _LONGEST_WAIT_S = 10.0  # between two tries of a feed that is down
-_SIMULATIONS = 3  # at most, of one decision; the second differs from the first in its price alone
+_SIMULATIONS = 3  # at most, of one decision; the second differs from the first in fees, gas limit and least profit
 _SLOWEST_SHARE = 0.5  # of a block's time, from taking a block to sending on it
 _LANDED = {IntentState.MINED: "won", IntentState.REVERTED: "reverted"}
 
@@ -105,7 +105,10 @@ class Runner:
         self._told: dict[str, float] = {}  # what the next observation has to tell
         self._keys: dict[str, float] = {}  # own_bid of intents that have not ended
         self._decided: dict[str, int] = {}  # the block in which the latest intents were decided
-        self._recovered = False  # what an earlier process left is settled
+        self._taken_up = False  # what ended in earlier processes is counted
+        self._recovered = False  # what they left open is settled
+        self._logged: set[tuple[str, IntentState]] = set()  # ends that an earlier process kept the price of
+        self._unpriced: list[tuple[Outcome, float]] = []  # from the first on whose price (NaN) nobody kept, in their order
         self._stands = ("ACTIVE", False)  # the gate's state and the kill switch, as the log has them
 
     @property
@@ -123,6 +126,7 @@ class Runner:
         """Take ``blocks`` blocks (None: without end); returns how many. Raises Stopped, and FeedBroken where it never began."""
         taken = 0
         try:
+            self._take_up()
             view = await self._opened()
             while view is not None:
                 await self.take(view)
@@ -225,23 +229,38 @@ class Runner:
             say("kill switch", engaged=killed, reason=self.parts.kill.reason(), file=str(self.parts.kill.path))
         self._stands = (gate.state.value, killed)
 
+    def _take_up(self) -> None:
+        """Count what earlier processes' intents came to, before there are blocks to wait for it."""
+        for outcome in self.parts.earlier():
+            price = self.parts.prices.at_end(outcome.key, math.nan)
+            if math.isfinite(price):
+                self._logged.add((outcome.key, outcome.state))
+            if math.isfinite(price) and not self._unpriced:
+                self.parts.tally.settled(outcome, price)
+            else:
+                self._unpriced.append((outcome, price))
+        self._taken_up = True
+
     async def _recover(self) -> None:
-        """Take up what earlier processes did. Their ends reach the gate before anything acknowledges them."""
+        """Settle what earlier processes left open. Ends reach the gate before anything acknowledges them."""
         parts = self.parts
+        if not self._taken_up:
+            self._take_up()
         now = self._quote_per_eth()
-        earlier = parts.earlier()
-        for outcome in earlier:
-            parts.tally.settled(outcome, parts.prices.at_end(outcome.key, now))
+        for outcome, price in self._unpriced:
+            parts.tally.settled(outcome, price if math.isfinite(price) else now)
         found = await parts.sender.start()
         parts.gate.keep_open(set(parts.open_intents()) | {outcome.key for outcome in found})
         for outcome in found:
             self._record(outcome)
             # an earlier process that kept its price went on to log it: who adds up the log must not count it twice
-            again = outcome in earlier and math.isfinite(parts.prices.at_end(outcome.key, math.nan))
+            again = (outcome.key, outcome.state) in self._logged
             price = parts.prices.at_end(outcome.key, now)  # of one that the earlier process saw, but did not acknowledge
             parts.prices.keep(outcome.key, price)
             self._report(outcome, price, again)
         parts.metrics.totals(parts.tally.totals(self.decisions))  # alerts of earlier ends do not wait for the next one
+        self._logged.clear()
+        self._unpriced.clear()
         self._recovered = True
 
     def _tell(self, outcomes: list[Outcome]) -> None:
@@ -312,14 +331,17 @@ class Runner:
         plan, order = made
         started = time.perf_counter()
         verdict = parts.gate.check(order)
-        parts.metrics.judged(verdict, time.perf_counter() - started)
-        if not verdict.allowed:
+        judged_s = time.perf_counter() - started
+        found: tuple[Plan, Order] | Verdict | str = plan, order
+        if verdict.allowed and parts.simulate is not None:
+            found = await self._simulated(plan, decision, view, parts.simulate)
+            verdict = found if isinstance(found, Verdict) else verdict
+        parts.metrics.judged(verdict, judged_s)
+        if isinstance(found, Verdict) or not verdict.allowed:
             return _words(verdict), ""
-        if parts.simulate is not None:
-            simulated = await self._simulated(plan, order, decision, view, parts.simulate)
-            if isinstance(simulated, str):
-                return simulated, ""
-            plan, order = simulated
+        if isinstance(found, str):
+            return found, ""
+        plan, order = found
         if parts.journaled(plan.key):
             return "this very plan was journaled before", ""
         slow_s = parts.clock.monotonic() - self._taken_s
@@ -328,12 +350,12 @@ class Runner:
         return await self._send(plan, order, decision)
 
     async def _simulated(
-        self, plan: Plan, order: Order, decision: Decision, view: ChainView, simulate: Simulate
-    ) -> tuple[Plan, Order] | str:
-        """The plan that is sent, after the node has executed the very transaction; or in words why there is none.
+        self, plan: Plan, decision: Decision, view: ChainView, simulate: Simulate
+    ) -> tuple[Plan, Order] | Verdict | str:
+        """The plan that is sent, after the node has executed the very transaction; or what the gate refused, or in words why not.
 
-        The tip is paid on each gas, so that a plan priced by another gas than it uses is priced anew, judged anew, and simulated
-        anew: a route's first plan as a rule, later ones seldom.
+        It is judged by the gas that it uses. The tip is paid on each gas, so that a plan priced by quite another gas is priced
+        and simulated anew: a route's first plan as a rule, later ones seldom.
         """
         parts = self.parts
         next_time_s = view.head.timestamp + max(round(parts.observer.config.chain.block_time_s), 1)
@@ -348,14 +370,14 @@ class Runner:
             if done.profit_raw != plan.expected_profit_raw:
                 return f"simulation: {done.profit_raw} raw; expected is {plan.expected_profit_raw}"
             made = parts.planner.at_gas(plan, decision, view, done.gas_used)
-            if made is None:
-                return plan, order
             if isinstance(made, str):
                 return made
-            plan, order = made
+            simulated, (plan, order) = plan, made
             verdict = parts.gate.check(order)
             if not verdict.allowed:
-                return _words(verdict)
+                return verdict
+            if plan == simulated:
+                return plan, order
         return f"simulation: {done.gas_used} gas, another figure each of {_SIMULATIONS} times"
 
     async def _send(self, plan: Plan, order: Order, decision: Decision) -> tuple[str, str]:

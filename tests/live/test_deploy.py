@@ -17,7 +17,7 @@ from arbgym.live.deploy import deploy, main, prepare
 from arbgym.live.endpoint import connect
 from arbgym.live.executor import runtime_code
 from arbgym.live.signer import PRIVATE_KEY, Signer
-from arbgym.live.terms import LiveError, Unknown
+from arbgym.live.terms import LiveError, Refused, Unknown
 from tests.chain.anvil import Anvil
 from tests.chain.conftest import chain_packages  # noqa: F401
 
@@ -127,7 +127,14 @@ def test_a_node_that_lags_behind_the_receipts_is_waited_for(anvil: Anvil, signer
     [
         ({"eth_getCode": "0x6001"}, "not the artefact's"),
         ({"eth_getCode": ("0x", "0x", "0x6001")}, "not the artefact's"),
-        ({"eth_getCode": "0x"}, "was mined, but the node shows no code there within 300 s"),
+        (
+            {"eth_getCode": "0x"},
+            "was mined, but the node shows no code there within 300 s; do not use this contract before it does$",
+        ),
+        (
+            {"eth_getCode": Refused("eth_getCode", -32601, "no such method")},
+            "within 300 s; .*the node said last: .*no such method",
+        ),
         ({"eth_getTransactionReceipt": "mined"}, "status mined; accepted is 0x1"),
         ({"eth_getTransactionReceipt": {"status": "0x0"}}, "status 0x0; accepted is 0x1"),
         ({"eth_getTransactionReceipt": None}, "not mined within 300 s"),

@@ -230,17 +230,20 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_behind(journal: Journal) -> 
     journal.write(plan_at(HEAD, 200))
 
 
-def test_a_journal_of_before_is_taken_over(journal: Journal, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_before_is_taken_over(journal: Journal, tmp_path: Path, version: int) -> None:
     plan = plan_at(HEAD, 0)
     journal.write(plan)
     schema = journal._read("SELECT name, sql FROM sqlite_master ORDER BY name")
     journal.close()
     path = tmp_path / "journal.sqlite"
     with contextlib.closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE decisions (id INTEGER PRIMARY KEY, action TEXT)")
-        database.execute("DROP INDEX intents_open")
+        database.execute("DROP INDEX intents_on_chain")
+        if version == 1:
+            database.execute("CREATE TABLE decisions (id INTEGER PRIMARY KEY, action TEXT)")
+            database.execute("DROP INDEX intents_open")
         database.execute("UPDATE intents SET plan = json_remove(plan, '$.gas_used')")
-        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA user_version = {version}")
         database.commit()
     journal = Journal(path, SetClock())
     assert journal._read("PRAGMA user_version") == [(SCHEMA_VERSION,)]
@@ -441,8 +444,11 @@ def test_any_order_of_calls_agrees_with_a_dictionary(tmp_path: Path) -> None:
     run_state_machine_as_test(JournalMachine, settings=settings(max_examples=15, stateful_step_count=25))
 
 
-def _with_a_past(folder: Path, count: int) -> Journal:
-    """A journal of ``count`` mined intents and as many dropped ones under their nonces, which one sent one follows."""
+def _with_a_past(folder: Path, count: int, dropped_nonce: str) -> Journal:
+    """A journal of ``count`` mined intents and as many dropped ones, which one sent one follows.
+
+    ``dropped_nonce``: "n", those of the mined ones, or a number, as bundles that expire use none.
+    """
     folder.mkdir()
     journal = Journal(folder / "journal.sqlite", SetClock())
     for number, state in enumerate((S.MINED, S.DROPPED)):
@@ -451,8 +457,9 @@ def _with_a_past(folder: Path, count: int) -> Journal:
         journal.move(plan.key, state, 7, outcome=end(plan.key, state), block_hash="0xb")
     with contextlib.closing(sqlite3.connect(folder / "journal.sqlite")) as database:
         numbers = "WITH RECURSIVE past(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM past WHERE n < ?)"
+        nonce = f"CASE state WHEN 'mined' THEN n ELSE {dropped_nonce} END"
         database.execute(
-            f"INSERT INTO intents {numbers} SELECT key || n, plan, channel, state, n, 7 + n, settled_hash, corrects"
+            f"INSERT INTO intents {numbers} SELECT key || n, plan, channel, state, {nonce}, 7 + n, settled_hash, corrects"
             " FROM intents, past",
             [count - 1],
         )
@@ -473,17 +480,21 @@ def _with_a_past(folder: Path, count: int) -> Journal:
     return journal
 
 
-def test_what_is_asked_in_every_block_takes_no_longer_in_an_old_journal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropped_nonce", ["n", "9999"])
+def test_what_is_asked_in_every_block_takes_no_longer_in_an_old_journal(tmp_path: Path, dropped_nonce: str) -> None:
     told: list[dict[str, int]] = []
     for count in (20, 4_000):
-        journal = _with_a_past(tmp_path / str(count), count)
+        journal = _with_a_past(tmp_path / str(count), count, dropped_nonce)
         _, newest = journal.outcomes_after(0)
         sent = plan_at(HEAD, 2).key
         asked: dict[str, tuple[Callable[[], object], object]] = {
             "next_nonce": (lambda journal=journal: journal.next_nonce, count),
             "busy": (lambda journal=journal: journal.busy, True),
             "given_up": (lambda journal=journal, count=count: journal.given_up(count - 3, count + 1), []),
-            "intents_with_nonce": (lambda journal=journal, count=count: len(journal.intents_with_nonce(count - 1)), 2),
+            "intents_with_nonce": (
+                lambda journal=journal, count=count: len(journal.intents_with_nonce(count - 1)),
+                1 + (dropped_nonce == "n"),
+            ),
             "settled_since": (lambda journal=journal, count=count: len(journal.settled_since(7 + count - 1)), 2),
             "outcomes": (lambda journal=journal: len(journal.outcomes(5)), 5),
             "outcomes_after": (lambda journal=journal, newest=newest: journal.outcomes_after(newest), ([], newest)),

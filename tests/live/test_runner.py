@@ -42,6 +42,7 @@ from arbgym.live.settings import load
 from arbgym.live.snapshot import Totals
 from arbgym.live.tally import EndPrices
 from arbgym.live.terms import FeedDown, IntentState, LiveError, Outcome, Plan
+from arbgym.market.gas import next_base_fee
 from arbgym.market.lender import BALANCER, FLASH_SWAPS
 from arbgym.policy import load as load_policy
 from tests.live.policies import quiet_config, save_policy
@@ -192,6 +193,41 @@ def test_a_route_priced_by_another_gas_than_it_uses_is_priced_and_simulated_anew
         assert plan.gas_limit > 1.2 * plan.gas_used
 
 
+def test_nothing_is_sent_that_gains_too_little_at_the_gas_that_was_measured(tmp_path: Path) -> None:
+    """A price that stands is judged by the gas of its simulation all the same."""
+    sent: list[tuple[Plan, float]] = []
+    least_eth, share = 0.02, 1.049
+
+    async def thirsty(plan: Plan, time_s: int) -> Simulated:
+        return Simulated(plan.expected_profit_raw, round(share * plan.gas_used))
+
+    def change(runner: Runner) -> None:
+        parts = runner.parts
+        parts.simulate = thirsty
+        parts.gate.replace_limits(replace(parts.gate.limits, min_profit_eth=least_eth))
+        decide, send = parts.decider.decide, parts.sender.send
+
+        def decided(observation: Any) -> Any:
+            return replace(decision, bid_share=0.85, channel="private") if (decision := decide(observation)).acting else decision
+
+        async def told(plan: Plan, still_allowed: Any) -> IntentState:
+            assert runner.view is not None
+            head, chain = runner.view.head, parts.observer.config.chain
+            base_fee = next_base_fee(
+                head.base_fee_wei, head.gas_used, head.gas_limit // chain.elasticity, chain.base_fee_denominator
+            )
+            cost_eth = round(share * plan.gas_used) * (base_fee + plan.priority_fee_wei) / 1e18
+            data_fee_eth = chain.data_fee_quote / parts.planner.quote_per_eth
+            sent.append((plan, plan.expected_profit_raw / 1e6 / parts.planner.quote_per_eth - cost_eth - data_fee_eth))
+            return await send(plan, still_allowed)
+
+        parts.decider.decide, parts.sender.send = decided, told  # type: ignore[method-assign]
+
+    runner = play(options(tmp_path, 120), change)
+    assert len(sent) > 5 and min(net_eth for _, net_eth in sent) >= least_eth
+    assert any("min_profit_eth" in row.verdict for row in runner.rows)
+
+
 def test_a_gas_that_does_not_settle_sends_nothing(tmp_path: Path) -> None:
     async def restless(plan: Plan, time_s: int) -> Simulated:
         return Simulated(plan.expected_profit_raw, round(1.06 * plan.gas_used))
@@ -244,6 +280,13 @@ def test_what_ended_before_a_restart_is_told_at_once_and_at_its_own_price(tmp_pa
     def change(runner: Runner) -> None:
         runner.parts.prices, runner.parts.earlier = EndPrices(journal), lambda: [mined, *bundles, *reverts[:1]]
         recovered, sender = runner.parts.metrics.totals, runner.parts.sender
+        opened = runner.parts.feed.open
+
+        async def open_feed() -> Any:
+            before_blocks.append(runner.parts.tally.totals(0).mined)
+            return await opened()
+
+        runner.parts.feed.open = open_feed  # type: ignore[method-assign]
 
         async def start() -> list[Outcome]:
             return reverts  # the first was told of to the process before; the last had no price yet
@@ -259,10 +302,12 @@ def test_what_ended_before_a_restart_is_told_at_once_and_at_its_own_price(tmp_pa
         values.append(runner.parts.metrics.values)
 
     values: list[Callable[[], dict[str, float]]] = []
+    before_blocks: list[int] = []
     with structlog.testing.capture_logs() as said, pytest.raises(Stopped, match="killed here"):
         play(given_options, change)
     logged = {one["key"]: one.get("again", False) for one in said if one["event"] == "outcome"}
     # the second had its price, but was not in the journal when this process began: it ended anew
+    assert before_blocks == [1]  # what had its price was counted before any block waited for it
     assert logged == {reverts[0].key: True, reverts[1].key: False, reverts[2].key: False}
     assert (shown[-1].attempts, shown[-1].mined, shown[-1].reverted, shown[-1].dropped) == (1_504, 1, 3, 1_500)
     assert shown[-1].net_quote == pytest.approx(50.0 - 3 * 10.0 - 18.4)  # the last at today's 1,840
@@ -406,9 +451,14 @@ def test_a_price_stands_while_the_gas_is_near_and_within_the_margin(
         decision = decide(view)
         if not decision.acting or isinstance(found := planner.plan(decision, view), str):
             continue
-        plan, _ = found
+        plan, order = found
         for share, stands in ((most - 0.001, True), (most + 0.001, False), (0.951, True), (0.949, False)):
-            assert (planner.at_gas(plan, decision, view, round(share * plan.gas_used)) is None) == stands
+            priced = planner.at_gas(plan, decision, view, round(share * plan.gas_used))
+            assert isinstance(priced, tuple) and (priced[0] == plan) == stands
+            assert priced[0].gas_used == (plan.gas_used if stands else round(share * plan.gas_used))
+            judged, per_gas = priced[1], (order.expected_profit_eth - priced[1].expected_profit_eth) / (share - 1.0)
+            if stands:  # and is judged by what it uses: base fee and tip on each gas
+                assert judged.key == order.key and per_gas * 1e18 > plan.gas_used * plan.priority_fee_wei
         break
     else:
         raise AssertionError("nothing to plan")
